@@ -1,0 +1,287 @@
+r"""Laws known in closed form: their densities, scores, and what noise does to them.
+
+A noising takes x(0) to scale x(0) + std z, so Gaussian data stay Gaussian and mixtures stay mixtures::
+
+    N(m, C)               becomes  N(scale m, scale^2 C + std^2 I),
+    sum_k w_k N(m_k, C_k) becomes  sum_k w_k N(scale m_k, scale^2 C_k + std^2 I).
+
+Noise keeps the eigenvectors of C and only moves its eigenvalues, so one decomposition serves every time at once.
+Densities are in nats. Laws live on points ``(batch, D)``.
+
+On Gaussian data, moreover, a sampler's step with the exact score is an affine map x -> A x + c + L z: the law of its
+output follows by iterating mean and covariance, with no Monte Carlo (:func:`affine_law`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from sdelib import ops
+from sdelib.sde import Noising
+from sdelib.types import Data, Generator, PerItem, ScoreFn, Step, Time
+
+
+class GaussianMixture:
+    """sum_k w_k N(m_k, C_k) on points (batch, D).
+
+    Args:
+        weights: (K,), above 0; they are normalised to sum to 1.
+        means: (K, D).
+        covs: (K, D, D) symmetric, or (K,) or one number for multiples of the identity. Zero variances are allowed (a
+            point mass, to be diffused), but such a law has no density or score until it is.
+
+    Parameters are kept in float64; samples come in the dtype of ``means`` (torch's default one for plain lists), densities
+    and scores in the dtype of ``x``.
+
+    Raises:
+        ValueError: if shapes do not fit, a weight is not above 0, or a covariance is not symmetric and non-negative.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covs: Tensor) -> None:
+        given = means.dtype if isinstance(means, Tensor) else None
+        self.dtype = given if given is not None and given.is_floating_point else torch.get_default_dtype()
+        weights, means, covs = (_parameter(v, n) for v, n in ((weights, "weights"), (means, "means"), (covs, "covs")))
+        if means.ndim != 2 or weights.shape != means.shape[:1]:
+            raise ValueError(
+                f"means: needs shape (K, D) with K the number of weights, got {tuple(means.shape)} "
+                f"for weights of shape {tuple(weights.shape)}"
+            )
+        if not bool((weights > 0).all()):
+            raise ValueError(f"weights: need to be above 0, got {weights.tolist()}")
+        self.weights, self.means = weights / weights.sum(), means
+        self.covs = _covariances(covs, *means.shape)
+        eigenvalues, self._axes = torch.linalg.eigh(self.covs)
+        floor = -1e-10 * self.covs.abs().amax((-2, -1)).clamp_min(1e-300)
+        if bool((eigenvalues < floor[:, None]).any()):
+            raise ValueError(f"covs: need no negative variance, got eigenvalues down to {float(eigenvalues.min()):g}")
+        self._variances = eigenvalues.clamp_min(0)
+
+    @property
+    def dim(self) -> int:
+        """D, the dimension of the points."""
+        return self.means.shape[1]
+
+    def __repr__(self) -> str:
+        """Name the size."""
+        return f"{type(self).__name__}(K={len(self.weights)}, D={self.dim})"
+
+    def sample(self, n: int, *, generator: Generator | None = None, dtype: torch.dtype | None = None) -> Data:
+        """``n`` points, (n, D)."""
+        if len(self.weights) == 1:
+            component = torch.zeros(n, dtype=torch.long)
+        else:
+            u = ops.rand(n, generator=generator, dtype=torch.float64, device="cpu")
+            edges = self.weights.cumsum(0)[:-1]
+            component = torch.searchsorted(edges, u, right=True)
+        z = ops.randn((n, self.dim), generator=generator, dtype=torch.float64, device="cpu")
+        spread = self._axes[component] @ (self._variances[component].sqrt() * z)[..., None]
+        return (self.means[component] + spread[..., 0]).to(dtype or self.dtype)
+
+    def log_prob(self, x: Data) -> PerItem:
+        """log p(x) in nats."""
+        self._need_density()
+        log_terms, _ = self._terms(self._points(x), None, None)
+        return torch.logsumexp(log_terms, 1)
+
+    def score(self, x: Data) -> Data:
+        """grad_x log p(x) = sum_k r_k(x) C_k^-1 (m_k - x), with r_k the posterior weight of component k."""
+        self._need_density()
+        return self._score(self._points(x), None, None)
+
+    def responsibilities(self, x: Data) -> Tensor:
+        """(batch, K): the posterior probability r_k(x) that x came from component k."""
+        self._need_density()
+        return torch.softmax(self._terms(self._points(x), None, None)[0], 1)
+
+    def at(self, noising: Noising, t: float | Tensor) -> Self:
+        """The law of x(t): the same class, diffused to one time t by the noising's kernel."""
+        t = ops.as_time(t).detach().double().cpu()
+        if t.numel() != 1:
+            raise ValueError(f"t: needs one time for the whole law, got shape {tuple(t.shape)}")
+        ops.check_time(t.reshape(1), 1, low=0.0, high=noising.T)
+        scale, std = float(noising.scale(t)), float(noising.std(t))
+        eye = torch.eye(self.dim, dtype=torch.float64)
+        return self._like(scale * self.means, scale**2 * self.covs + std**2 * eye)
+
+    def score_fn(self, noising: Noising) -> ScoreFn:
+        """``score(x, t)`` = grad_x log p_t(x), exact at every item's own time."""
+
+        def score(x: Data, t: Time) -> Data:
+            scale, std = noising.scale(t), noising.std(t)
+            return self._score(self._points(x), scale.to(x.dtype), std.to(x.dtype))
+
+        return score
+
+    def _like(self, means: Tensor, covs: Tensor) -> Self:
+        law = type(self).__new__(type(self))
+        GaussianMixture.__init__(law, self.weights, means, covs)
+        law.dtype = self.dtype
+        return law
+
+    def _need_density(self) -> None:
+        if not bool((self._variances > 0).all()):
+            raise ValueError(
+                "covs: a law with a zero variance has no density or score; diffuse it first with .at(noising, t)"
+            )
+
+    def _points(self, x: Data) -> Data:
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"x: needs points of shape (batch, {self.dim}), got {tuple(x.shape)}")
+        return x
+
+    def _terms(self, x: Data, scale: Tensor | None, std: Tensor | None) -> tuple[Tensor, Tensor]:
+        """log(w_k N_k(x)), (batch, K), and the components' scores in their own axes, (batch, K, D)."""
+        means, variances, axes = (v.to(x) for v in (self.means, self._variances, self._axes))
+        if scale is not None and std is not None:
+            means, variances = means * scale[:, None, None], variances * (scale**2)[:, None, None]
+            variances = variances + (std**2)[:, None, None]
+        along = torch.einsum("kde,...kd->...ke", axes, x[:, None] - means)
+        own_score = -along / variances
+        quadratic = (along * own_score).sum(-1) - torch.log(variances).sum(-1)
+        return self.weights.to(x).log() + 0.5 * (quadratic - self.dim * math.log(2 * math.pi)), own_score
+
+    def _score(self, x: Data, scale: Tensor | None, std: Tensor | None) -> Data:
+        log_terms, own_score = self._terms(x, scale, std)
+        share = torch.softmax(log_terms, 1)
+        return torch.einsum("kde,...ke,...k->...d", self._axes.to(x), own_score, share)
+
+
+class Gaussian(GaussianMixture):
+    """N(mean, cov) on points (batch, D).
+
+    Args:
+        mean: (D,), or one number for D = 1.
+        cov: (D, D) symmetric, or one number for a multiple of the identity; zero variances as for the mixture.
+
+    Raises:
+        ValueError: as for :class:`GaussianMixture`.
+    """
+
+    def __init__(self, mean: Tensor | float, cov: Tensor | float) -> None:
+        dtype = mean.dtype if isinstance(mean, Tensor) and mean.is_floating_point() else torch.get_default_dtype()
+        mean, cov = _parameter(mean, "mean"), _parameter(cov, "cov")
+        if mean.ndim > 1:
+            raise ValueError(f"mean: needs shape (D,), got {tuple(mean.shape)}")
+        mean = mean.reshape(1, -1)
+        super().__init__(torch.ones(1, dtype=torch.float64), mean, cov if cov.ndim == 0 else cov[None])
+        self.dtype = dtype
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, (D,)."""
+        return self.means[0]
+
+    @property
+    def cov(self) -> Tensor:
+        """The covariance, (D, D)."""
+        return self.covs[0]
+
+    def kl(self, other: Gaussian) -> float:
+        """KL(self || other) in nats: 1/2 [tr(C2^-1 C1) - D + (m2 - m1)^T C2^-1 (m2 - m1) + log det C2 - log det C1]."""
+        self._need_density()
+        other._need_density()
+        gap = (other.mean - self.mean)[:, None]
+        ratio = torch.linalg.solve(other.cov, self.cov)
+        # log det of the ratio through log1p keeps small divergences: KLs of 1e-7 are asked for.
+        spread = torch.linalg.eigvals(ratio).real - 1.0
+        distance = float((gap.T @ torch.linalg.solve(other.cov, gap)).squeeze())
+        return 0.5 * (float((spread - torch.log1p(spread)).sum()) + distance)
+
+
+class _Probe:
+    """A noise source that hands out chosen numbers: draw j gives every item row j of the plan, then zeros."""
+
+    def __init__(self, draws: Sequence[Tensor]) -> None:
+        self.draws, self.count = draws, 0
+
+    def randn_like(self, x: Data) -> Data:
+        self.count += 1
+        if self.count > len(self.draws):
+            return torch.zeros_like(x)
+        return self.draws[self.count - 1].to(x)
+
+
+def affine_law(
+    step: Step, start: Gaussian, times: Sequence[float] | Tensor, *, denoise: bool = False
+) -> list[Gaussian]:
+    """The exact law of a sampler's state at every time of the grid, for a step that is affine in x and in its noise.
+
+    With an exact Gaussian score every predictor, and Langevin with a step size that does not depend on the sample, is a map
+    x -> A x + c + sum_j L_j z_j. Its parts are read off by pushing the origin, the unit vectors and unit noises through the
+    step; the law then follows as mean <- A mean + c, cov <- A cov A^T + sum_j L_j L_j^T.
+
+    Args:
+        step: any step whose score and drift are affine in x.
+        start: the law at ``times[0]``.
+        times: the grid, running one way.
+        denoise: whether the last law is that of the last step's mean.
+
+    Returns:
+        A law for every time, ``len(times)`` of them, the first one ``start``.
+
+    Raises:
+        ValueError: if a step is not affine (Langevin with the batch's norms is not), or itself draws uniform numbers.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64)
+    laws = [start]
+    planned = step.plan(times) if hasattr(step, "plan") else [step] * (len(times) - 1)
+    for i, move in enumerate(planned):
+        last = denoise and i == len(planned) - 1
+        A, c, L = _read_affine(move, start.dim, float(times[i]), float(times[i + 1]), use_mean=last)
+        mean = A @ laws[-1].mean + c
+        cov = A @ laws[-1].cov @ A.T + L @ L.T
+        laws.append(Gaussian(mean, 0.5 * (cov + cov.T)))
+    return laws
+
+
+def _read_affine(step: Step, D: int, t: float, t_next: float, *, use_mean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A (D, D), c (D,) and L (D, draws * D) of one step, after checking that it is affine."""
+
+    def push(x: Tensor, draws: Sequence[Tensor]) -> tuple[Tensor, int]:
+        source = _Probe(draws)
+        now, later = (torch.full((len(x),), v, dtype=x.dtype) for v in (t, t_next))
+        stepped = step(x, now, later, source)
+        return (stepped.mean if use_mean else stepped.x).detach(), source.count
+
+    eye = torch.eye(D, dtype=torch.float64)
+    _, count = push(torch.zeros(1, D, dtype=torch.float64), [])
+    # Rows: the origin; D unit vectors; D unit noises for every draw; and a point with noises that checks the reading.
+    rows = 1 + D + count * D + 1
+    x, draws = torch.zeros(rows, D, dtype=torch.float64), torch.zeros(count, rows, D, dtype=torch.float64)
+    x[1 : 1 + D] = eye
+    for j in range(count):
+        draws[j, 1 + D + j * D : 1 + D + (j + 1) * D] = eye
+    ramp = torch.arange(1, D + 1, dtype=torch.float64)
+    x[-1], draws[:, -1] = 0.7 + 0.4 * ramp, 0.3 * ramp - 0.8
+    out, _ = push(x, list(draws))
+    c = out[0]
+    A, L = (out[1 : 1 + D] - c).T, (out[1 + D : -1] - c).T
+    expected = A @ x[-1] + c + (L @ draws[:, -1].reshape(-1) if count else 0.0)
+    if not torch.allclose(out[-1], expected, rtol=1e-8, atol=1e-8 * float(1 + out.abs().max())):
+        raise ValueError(
+            f"step: is not affine at t = {t:g} (a probe landed {float((out[-1] - expected).abs().max()):.3g} away); "
+            "its law needs an exact Gaussian score and a step size that does not depend on the sample"
+        )
+    return A, c, L
+
+
+def _parameter(value: Tensor | float, name: str) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name}: needs finite values")
+    return tensor
+
+
+def _covariances(covs: Tensor, K: int, D: int) -> Tensor:
+    if covs.ndim <= 1 and covs.numel() in (1, K):
+        return covs.reshape(-1, 1, 1).expand(K, 1, 1) * torch.eye(D, dtype=torch.float64)
+    if covs.shape != (K, D, D):
+        raise ValueError(f"covs: needs shape ({K}, {D}, {D}), ({K},) or one number, got {tuple(covs.shape)}")
+    if not torch.allclose(covs, covs.mT, rtol=1e-10, atol=1e-12):
+        raise ValueError("covs: need to be symmetric")
+    return 0.5 * (covs + covs.mT)
