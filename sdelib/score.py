@@ -1,0 +1,185 @@
+r"""Scores: what a sampler knows about the data.
+
+A score is any function ``score(x, t)`` close to grad_x log p_t(x): a mixture's exact one, a network behind its scalings
+(:class:`NetScore`), the gradient of a log-density (:func:`grad_of`), or a sum of such terms (:func:`guided`).
+
+Four ways to say the same thing. With x = scale x0 + std noise, knowing one of these tells the others::
+
+    noise = -std score                          (Ho et al. 2020 train on it)
+    x0    = (x - std noise) / scale             (Tweedie's formula: the mean of x(0) given x, Efron 2011)
+    v     = scale noise - std x0                (Salimans & Ho 2022)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sdelib import ops
+from sdelib.sde import Noising
+from sdelib.types import Data, PerItem, ScoreFn, Time
+
+PREDICTIONS = ("score", "noise", "x0", "v")
+
+
+class NetScore(nn.Module):
+    """score(x, t) = skip(t) x + out(t) net(inp(x, t), label(t)).
+
+    The scalings live here and never inside a network, so one network serves every noising. They are computed in x's dtype
+    but at least float32, outside autocast; the network runs in whatever precision the caller set.
+
+    Args:
+        net: ``net(x, label)``, x's shape in and out.
+        label: t -> what the network embeds.
+        out: t -> factor of the network's output.
+        inp: (x, t) -> the network's input; ``None``: x itself.
+        skip: t -> factor of x; ``None``: no skip.
+
+    Raises:
+        TypeError: if one of them cannot be called.
+    """
+
+    def __init__(
+        self,
+        net: Callable[[Data, Time], Data],
+        *,
+        label: Callable[[Time], Time],
+        out: Callable[[Time], Time],
+        inp: Callable[[Data, Time], Data] | None = None,
+        skip: Callable[[Time], Time] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, fn in (("net", net), ("label", label), ("out", out), ("inp", inp), ("skip", skip)):
+            if fn is not None and not callable(fn):
+                raise TypeError(f"{name}: needs a function, got {type(fn).__name__}")
+        if label is None or out is None:
+            raise TypeError("label, out: both are needed; net_score(net, noising) supplies the authors' choices")
+        self.net, self.label, self.out, self.inp, self.skip = net, label, out, inp, skip
+
+    def forward(self, x: Data, t: Time) -> Data:
+        """The score at x and t."""
+        precise = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            time = t.to(device=x.device, dtype=torch.promote_types(t.dtype, precise))
+            label, out = self.label(time).to(precise), self.out(time)
+            inp = x if self.inp is None else self.inp(x, time)
+        raw = self.net(inp, label)
+        with torch.autocast(x.device.type, enabled=False):
+            raw = raw.to(precise)
+            score = ops.bcast(out, raw) * raw
+            if self.skip is not None:
+                score = score + ops.bcast(self.skip(time), raw) * x.to(precise)
+        return score.to(x.dtype)
+
+
+def net_score(
+    net: Callable[[Data, Time], Data],
+    noising: Noising,
+    *,
+    label: Callable[[Time], Time] | None = None,
+    out: Callable[[Time], Time] | None = None,
+    inp: Callable[[Data, Time], Data] | None = None,
+) -> NetScore:
+    """A network as the score of a noising, with the authors' label and output scaling unless others are given.
+
+    ============  =====================  ==========
+    noising       label(t)               out(t)
+    ============  =====================  ==========
+    VE            log sigma(t)           1/sigma(t)
+    VP, sub-VP    999 t/T                -1/std(t)
+    SMLD chain    N - level              1/sigma_i
+    DDPM chain    level - 1              -1/std_i
+    ============  =====================  ==========
+
+    With the minus sign the network predicts the noise, as DDPM's does.
+
+    Raises:
+        TypeError: if ``noising`` has no kernel (:class:`~sdelib.Ito`) and ``label`` or ``out`` is missing.
+    """
+    if not isinstance(noising, Noising) and (label is None or out is None):
+        raise TypeError(
+            f"noising: {type(noising).__name__} has no transition kernel to take a scaling from; give label= and out="
+        )
+    return NetScore(net, label=label or noising.net_label, out=out or noising.net_out, inp=inp)
+
+
+def grad_of(log_prob: Callable[[Data, Time], PerItem]) -> ScoreFn:
+    """The score grad_x log_prob(x, t) of a log-density, by automatic differentiation; the normaliser drops out.
+
+    >>> score = grad_of(lambda x, t: -0.5 * (x**2).sum(1))
+    >>> score(torch.tensor([[1.0, -2.0]]), torch.zeros(1))
+    tensor([[-1.,  2.]])
+    """
+
+    def score(x: Data, t: Time) -> Data:
+        keep = torch.is_grad_enabled()
+        with torch.enable_grad():
+            leaf = x if x.requires_grad else x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(log_prob(leaf, t).sum(), leaf, create_graph=keep)
+        return gradient
+
+    return score
+
+
+def guided(score: ScoreFn, *terms: ScoreFn, weight: float = 1.0) -> ScoreFn:
+    """score + weight * (sum of terms), for example a classifier's gradient (paper eq. 14)."""
+
+    def total(x: Data, t: Time) -> Data:
+        result = score(x, t)
+        for term in terms:
+            result = result + weight * term(x, t)
+        return result
+
+    return total
+
+
+def denoised(noising: Noising, score: ScoreFn, x: Data, t: Time) -> Data:
+    """Tweedie's formula: E[x(0) given x(t) = x] = (x + std(t)^2 score) / scale(t) (Efron 2011)."""
+    return convert(noising, score(x, t), x, t, source="score", target="x0")
+
+
+def convert(noising: Noising, value: Data, x: Data, t: Time, *, source: str, target: str) -> Data:
+    """Turn one prediction into another: ``source`` and ``target`` are "score", "noise", "x0" or "v".
+
+    Raises:
+        ValueError: for another name. At std(t) = 0 noise and score say nothing about each other, and the result is not finite.
+    """
+    ops.check_choice(source, PREDICTIONS, "source")
+    ops.check_choice(target, PREDICTIONS, "target")
+    if source == target:
+        return value
+    scale, std = ops.bcast(noising.scale(t), x), ops.bcast(noising.std(t), x)
+    # Score and x0 reach each other without passing through the noise, which is 0/0 where std is 0.
+    if (source, target) == ("score", "x0"):
+        return (x + std**2 * value) / scale
+    if (source, target) == ("x0", "score"):
+        return (scale * value - x) / std**2
+    noise = _as_noise(value, x, scale, std, source)
+    if target == "noise":
+        return noise
+    if target == "score":
+        return -noise / std
+    x0 = (x - std * noise) / scale
+    return x0 if target == "x0" else scale * noise - std * x0
+
+
+def _as_noise(value: Data, x: Data, scale: Tensor, std: Tensor, source: str) -> Data:
+    if source == "noise":
+        return value
+    if source == "score":
+        return -std * value
+    if source == "x0":
+        return (x - scale * value) / std
+    return (std * x + scale * value) / (scale**2 + std**2)  # from v; the denominator is 1 for VP alone
+
+
+def as_score(predict: Callable[[Data, Time], Data], noising: Noising, *, prediction: str) -> ScoreFn:
+    """A function that predicts the noise, x0 or v, as a score.
+
+    Raises:
+        ValueError: if ``prediction`` is not one of "score", "noise", "x0", "v".
+    """
+    ops.check_choice(prediction, PREDICTIONS, "prediction")
+    return lambda x, t: convert(noising, predict(x, t), x, t, source=prediction, target="score")
