@@ -1,3 +1,80 @@
-"""Score-based generative modelling through stochastic differential equations."""
+r"""Score-based generative modelling through stochastic differential equations.
+
+Noise lives in the SDE, knowledge in the score, motion in the step, patience in the loop::
+
+    sde = VP()                                            # data to noise
+    score = GaussianMixture(...).score_fn(sde)            # exact, or net_score(net, sde) once trained by dsm(...)
+    step = then(langevin(sde, score), ancestral(sde, score))
+    simulate(step, sde.prior_sample((1000, 2)), time_grid(1000, t_min=1e-3), denoise=True).x
+
+Equation, table and section numbers are those of Song et al., "Score-Based Generative Modeling through Stochastic
+Differential Equations" (ICLR 2021).
+"""
+
+from sdelib.chain import Chain, ddpm, geometric_sigmas, linear_betas, smld
+from sdelib.divergence import divergence, value_and_divergence
+from sdelib.exact import Gaussian, GaussianMixture, affine_law
+from sdelib.losses import dsm, explicit, finite_difference, sliced
+from sdelib.ops import bcast, randn_like, time_grid
+from sdelib.reversal import reverse, reverse_general
+from sdelib.score import NetScore, as_score, convert, denoised, grad_of, guided, net_score
+from sdelib.sde import SDE, VE, VP, Ito, Noising, SubVP
+from sdelib.simulation import NonFiniteError, Path, simulate
+from sdelib.steps import ancestral, annealed_langevin, euler_maruyama, identity, langevin, reverse_diffusion, then
+from sdelib.types import Constraint, Data, Diffusion, Drift, PerItem, ScoreFn, Step, Stepped, Time
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "SDE",
+    "VE",
+    "VP",
+    "Chain",
+    "Constraint",
+    "Data",
+    "Diffusion",
+    "Drift",
+    "Gaussian",
+    "GaussianMixture",
+    "Ito",
+    "NetScore",
+    "Noising",
+    "NonFiniteError",
+    "Path",
+    "PerItem",
+    "ScoreFn",
+    "Step",
+    "Stepped",
+    "SubVP",
+    "Time",
+    "affine_law",
+    "ancestral",
+    "annealed_langevin",
+    "as_score",
+    "bcast",
+    "convert",
+    "ddpm",
+    "denoised",
+    "divergence",
+    "dsm",
+    "euler_maruyama",
+    "explicit",
+    "finite_difference",
+    "geometric_sigmas",
+    "grad_of",
+    "guided",
+    "identity",
+    "langevin",
+    "linear_betas",
+    "net_score",
+    "randn_like",
+    "reverse",
+    "reverse_diffusion",
+    "reverse_general",
+    "simulate",
+    "sliced",
+    "smld",
+    "then",
+    "time_grid",
+    "value_and_divergence",
+]
