@@ -1,0 +1,201 @@
+"""Make the notebooks from the texts: run each chapter from a clean kernel, in order, and store what it shows.
+
+python tools/execute.py                the chapters whose text, library or recorded data changed
+python tools/execute.py STEM...        these, if they changed (ch01 is enough for ch01_scores_langevin)
+python tools/execute.py --force ...    whether they changed or not
+
+What a chapter was made from is stored as hashes in its notebook's metadata, so that a clone, where dates mean
+nothing, knows as much as the machine that ran it. The library counts without its comments and docstrings. Recorded
+data count where a chapter's header lists them: `inputs: [path, ...]` under `sdelib:`.
+Output is normalised (no times, no random ids), so that running twice leaves no difference.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pairs import ROOT, chapters, content, header, read_text
+
+TIMEOUT = 600
+
+
+# ---------------------------------------------------------------- what a chapter is made from
+def digest(*parts: str | bytes) -> str:
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(part if isinstance(part, bytes) else part.encode())
+        h.update(b"\0")
+    return h.hexdigest()[:16]
+
+
+def essence(source: str) -> str:
+    """Return a module without docstrings, comment lines and blank lines: what can change a result.
+
+    >>> essence('"What it is."\\n# why\\nx = 1\\n\\ndef f():\\n    "Doc."\\n    return x\\n')
+    'x = 1\\ndef f():\\n    return x'
+    """
+    lines = source.splitlines()
+    drop = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                drop |= set(range(first.lineno - 1, first.end_lineno or first.lineno))
+    kept = (line.rstrip() for i, line in enumerate(lines) if i not in drop)
+    return "\n".join(line for line in kept if line and not line.lstrip().startswith("#"))
+
+
+def stamp(root: Path, stem: str) -> dict[str, str]:
+    """Return the hashes of a chapter's text, of the library and of the recorded data it lists."""
+    notebook = read_text(root / "book" / f"{stem}.md")
+    library = sorted((root / "sdelib").rglob("*.py"))
+    inputs = notebook.metadata.get("sdelib", {}).get("inputs", [])
+    return {
+        "text": digest(*(json.dumps(part, sort_keys=True) for part in (header(notebook), *map(content, notebook.cells)))),
+        "library": digest(*(f"{p.relative_to(root).as_posix()}\n{essence(p.read_text(encoding='utf-8'))}" for p in library)),
+        "inputs": digest(*((root / name).read_bytes() for name in inputs)),
+    }
+
+
+def stored_stamp(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("sdelib_stamp", {})
+
+
+# ---------------------------------------------------------------- running
+def execute(root: Path, stem: str) -> nbformat.NotebookNode:
+    """Run a chapter from its text in a fresh kernel, where the notebook lies, and return it normalised."""
+    notebook = read_text(root / "book" / f"{stem}.md")
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    name_cells(notebook)
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(root / "notebooks")}},
+    )
+    client.execute()
+    normalise(notebook)
+    notebook.metadata["sdelib_stamp"] = stamp(root, stem)
+    return notebook
+
+
+def name_cells(notebook: nbformat.NotebookNode) -> None:
+    """Give each cell an id that depends on what it says, so that ids change only where the text does."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        key = digest(cell.cell_type, cell.source)[:8]
+        seen[key] = seen.get(key, 0) + 1
+        cell["id"] = key if seen[key] == 1 else f"{key}-{seen[key]}"
+
+
+def normalise(notebook: nbformat.NotebookNode) -> None:
+    """Remove what differs from run to run and is no result: interpreter version, random names of widgets."""
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    state = widgets.get("state", {})
+    if not state:
+        return
+    shown = [
+        output.data["application/vnd.jupyter.widget-view+json"]["model_id"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    ]
+    order: list[str] = []
+    queue = [*shown, *state]  # those shown first, then what they refer to, then the rest as created
+    while queue:
+        model = queue.pop(0)
+        if model in state and model not in order:
+            order.append(model)
+            queue[:0] = re.findall(r"IPY_MODEL_(\w+)", json.dumps(state[model]))
+    names = {old: f"{i:032x}" for i, old in enumerate(order)}
+    text = re.sub(r"[0-9a-f]{32}", lambda m: names.get(m[0], m[0]), json.dumps(notebook))
+    renamed = nbformat.from_dict(json.loads(text))
+    states = renamed.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]
+    states["state"] = dict(sorted(states["state"].items()))
+    notebook.update(renamed)
+
+
+def write(path: Path, notebook: nbformat.NotebookNode) -> None:
+    nbformat.validate(notebook)
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def describe(notebook: nbformat.NotebookNode, error: CellExecutionError) -> str:
+    """Say which cell failed, how it begins, and with what."""
+    failed = next(
+        (
+            (i, cell)
+            for i, cell in enumerate(notebook.cells)
+            if any(o.output_type == "error" for o in cell.get("outputs", []))
+            and "raises-exception" not in cell.metadata.get("tags", [])
+        ),
+        (None, None),
+    )
+    first = failed[1].source.splitlines()[0] if failed[1] is not None else "?"
+    return f"cell {failed[0]} (`{first}`) raised {error.ename}: {error.evalue}"
+
+
+def run(root: Path, stem: str) -> bool:
+    path = root / "notebooks" / f"{stem}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    print(f"{stem}: running ...", end="", flush=True)
+    start = time.perf_counter()
+    try:
+        notebook = execute(root, stem)
+    except CellExecutionError as error:
+        print(f"\r{stem}: FAILED after {time.perf_counter() - start:.1f} s: {error}\n{stem}: the stored notebook is left as it was")
+        return False
+    write(path, notebook)
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    size = path.stat().st_size / 1e3
+    print(f"\r{stem}: ran {cells} cells in {time.perf_counter() - start:.1f} s, wrote {size:.0f} kB")
+    return True
+
+
+def select(root: Path, wanted: list[str]) -> list[str]:
+    stems = chapters(root)
+    names = [Path(w).stem for w in wanted]
+    unknown = [n for n in names if not any(s == n or s.split("_")[0] == n for s in stems)]
+    if unknown:
+        raise SystemExit(f"no chapter {', '.join(unknown)}; there are {', '.join(stems) or 'none'}")
+    return [s for s in stems if not names or s in names or s.split("_")[0] in names]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stems", nargs="*", metavar="STEM")
+    parser.add_argument("--force", action="store_true", help="run chapters that did not change, too")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the book's root (default: this repository)")
+    args = parser.parse_args(argv)
+    good = True
+    for stem in select(args.root, args.stems):
+        now, then = stamp(args.root, stem), stored_stamp(args.root / "notebooks" / f"{stem}.ipynb")
+        changed = [name for name in now if now[name] != then.get(name)]
+        if not changed and not args.force:
+            print(f"{stem}: unchanged")
+            continue
+        good &= run(args.root, stem)
+    return not good
+
+
+if __name__ == "__main__":
+    sys.exit(main())
