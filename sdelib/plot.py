@@ -322,9 +322,7 @@ def arrows(
     return top
 
 
-def dots(
-    ax: Axes, x: Tensor, role: str = "data", *, size: float | None = None, label: str | None = None
-) -> Any:
+def dots(ax: Axes, x: Tensor, role: str = "data", *, size: float | None = None, label: str | None = None) -> Any:
     """Samples as dots: points of the plane, or 1-D samples as a rug along the lower edge."""
     points = _numpy(x).reshape(len(x), -1)
     if points.shape[1] == 1:
@@ -587,9 +585,7 @@ def _contours(
         finish(ax)
     if bar and drawn is not None:
         ticks = [-top, 0, top] if signed else [0, levels[6], top]
-        scale = axes[0].figure.colorbar(
-            drawn, ax=axes, ticks=ticks, shrink=0.8, aspect=20, pad=0.02, extendfrac=0.04
-        )
+        scale = axes[0].figure.colorbar(drawn, ax=axes, ticks=ticks, shrink=0.8, aspect=20, pad=0.02, extendfrac=0.04)
         words = [f"{v:.2g}".replace("-", "−") for v in ticks]
         if cut:
             words[-1] = "≥ " + words[-1]
