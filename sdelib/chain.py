@@ -57,11 +57,13 @@ class Chain(Noising):
         """The chain whose level i has the SDE's marginal at ``times[i-1]`` (its exact transitions, not a discretisation).
 
         Raises:
+            TypeError: if ``sde`` has no kernel (:class:`~sdelib.Ito`).
             ValueError: unless ``times`` ascend strictly inside (0, T].
         """
+        if not isinstance(sde, Noising):
+            raise TypeError(f"sde: needs scale, std and transition, which {type(sde).__name__} lacks")
         times = _table(times, "times")
-        if not bool((times.diff() > 0).all()):
-            raise ValueError("times: need to ascend strictly, level 1 first")
+        _check_ascending(times, "times")
         if not 0.0 < float(times[0]) <= float(times[-1]) <= sde.T:
             raise ValueError(f"times: need to lie in (0, {sde.T:g}], got {float(times[0]):g} to {float(times[-1]):g}")
         before = torch.cat([times.new_zeros(1), times[:-1]])
@@ -119,16 +121,17 @@ class Chain(Noising):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Time:
-        """``n`` times i/N, uniform over the levels 1..N that are not below ``t_min``.
+        """``n`` times i/N, (n,), uniform over the levels 1..N that are not below ``t_min``.
 
         Raises:
-            ValueError: if not 0 <= ``t_min`` < 1.
+            ValueError: if ``n`` < 1 or not 0 <= ``t_min`` < 1.
         """
+        ops.check_count(n, "n", "times")
         self.check_t_min(t_min)
         levels = torch.arange(1, self.N + 1, dtype=torch.float64)
         first = int((levels / self.N < t_min - 1e-12).sum())
         # In float64: a float32 uniform number can round up to 1 and would fall off the table's end.
-        u = ops.rand(n, generator=generator, dtype=torch.float64)
+        u = ops.rand(n, generator=generator, dtype=torch.float64, device="cpu")
         index = first + (u * (self.N - first)).long()
         return (levels[index] / self.N).to(device=device, dtype=dtype or torch.get_default_dtype())
 
@@ -156,15 +159,14 @@ def smld(sigmas: Tensor) -> Chain:
     """SMLD's chain (paper eq. 8): a_i = 1, b_i^2 = sigma_i^2 - sigma_{i-1}^2, prior N(0, sigma_N^2 I).
 
     Args:
-        sigmas: noise scales, ascending strictly, each above 0; ``sigmas[0]`` is level 1.
+        sigmas: noise scales, (N,), ascending strictly, each above 0; ``sigmas[0]`` is level 1.
 
     Raises:
         ValueError: if they are not positive or do not ascend.
     """
     sigmas = _table(sigmas, "sigmas")
     _check_each(sigmas, sigmas > 0, "sigmas", "above 0")
-    if not bool((sigmas.diff() > 0).all()):
-        raise ValueError("sigmas: need to ascend strictly, level 1 (the smallest) first")
+    _check_ascending(sigmas, "sigmas")
     below = torch.cat([sigmas.new_zeros(1), sigmas[:-1]])
     # (high - low)(high + low) rather than a difference of squares: neighbours are close, squares cancel.
     return Chain(torch.ones_like(sigmas), ((sigmas - below) * (sigmas + below)).sqrt(), prior_std=float(sigmas[-1]))
@@ -174,7 +176,7 @@ def ddpm(betas: Tensor) -> Chain:
     """DDPM's chain (paper eq. 10): a_i = sqrt(1 - beta_i), b_i = sqrt(beta_i), prior N(0, I).
 
     Args:
-        betas: noise variances, each in (0, 1); ``betas[0]`` is level 1.
+        betas: noise variances, (N,), each in (0, 1); ``betas[0]`` is level 1.
 
     Raises:
         ValueError: if some beta_i is not in (0, 1); ``linear_betas(N)`` with beta_max 20 needs N > 20.
@@ -189,32 +191,28 @@ def linear_betas(N: int, *, beta_min: float = 0.1, beta_max: float = 20.0) -> Te
     """The authors' table: beta_i from beta_min/N to beta_max/N in equal steps, float64.
 
     >>> linear_betas(1000)[[0, -1]]
-    tensor([1.0000e-04, 2.0000e-02], dtype=torch.float64)
+    tensor([0.0001, 0.0200], dtype=torch.float64)
+
+    Raises:
+        ValueError: if ``N`` < 1 or not 0 < ``beta_min`` <= ``beta_max``.
     """
-    _check_levels(N)
-    ops.check_positive(beta_min, "beta_min")
-    ops.check_positive(beta_max, "beta_max")
+    ops.check_count(N, "N", "levels")
+    ops.check_span(beta_min, beta_max, "beta_min", "beta_max", allow_equal=True)
     return torch.linspace(beta_min / N, beta_max / N, N, dtype=torch.float64)
 
 
 def geometric_sigmas(N: int, *, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
     """sigma_i = sigma_min (sigma_max/sigma_min)^((i-1)/(N-1)), ascending, float64 (paper section 2.1).
 
-    >>> geometric_sigmas(4, sigma_min=1.0, sigma_max=27.0)
-    tensor([ 1.,  3.,  9., 27.], dtype=torch.float64)
+    >>> geometric_sigmas(3, sigma_min=1.0, sigma_max=4.0)
+    tensor([1., 2., 4.], dtype=torch.float64)
+
+    Raises:
+        ValueError: if ``N`` < 1 or not 0 < ``sigma_min`` < ``sigma_max`` (equal is fine for one level).
     """
-    _check_levels(N)
-    ops.check_positive(sigma_min, "sigma_min")
-    if N > 1 and not sigma_min < sigma_max:
-        raise ValueError(f"sigma_min: needs sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}")
-    ops.check_positive(sigma_max, "sigma_max")
-    ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log()
-    return torch.linspace(float(ends[0]), float(ends[1]), N, dtype=torch.float64).exp()
-
-
-def _check_levels(N: int) -> None:
-    if isinstance(N, bool) or not isinstance(N, int) or N < 1:
-        raise ValueError(f"N: needs a whole number of levels, at least 1, got {N!r}")
+    ops.check_count(N, "N", "levels")
+    ops.check_span(sigma_min, sigma_max, "sigma_min", "sigma_max", allow_equal=N == 1)
+    return sigma_min * (sigma_max / sigma_min) ** torch.linspace(0.0, 1.0, N, dtype=torch.float64)
 
 
 def _table(values: Tensor, name: str) -> Tensor:
@@ -223,6 +221,16 @@ def _table(values: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name}: needs one number a level, shape (N,), got {tuple(table.shape)}")
     _check_each(table, torch.isfinite(table), name, "finite")
     return table
+
+
+def _check_ascending(table: Tensor, name: str) -> None:
+    rises = table.diff() > 0
+    if not bool(rises.all()):
+        first = int((~rises).nonzero()[0])
+        raise ValueError(
+            f"{name}: need to ascend strictly, level 1 (the smallest) first, got {float(table[first]):g} at level {first + 1} "
+            f"and {float(table[first + 1]):g} at level {first + 2}"
+        )
 
 
 def _check_each(table: Tensor, good: Tensor, name: str, allowed: str) -> None:

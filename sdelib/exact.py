@@ -42,7 +42,9 @@ class GaussianMixture:
         ValueError: if shapes do not fit, a weight is not above 0, or a covariance is not symmetric and non-negative.
     """
 
-    def __init__(self, weights: Tensor, means: Tensor, covs: Tensor) -> None:
+    _cov_name = "covs"  # what the errors call the covariances
+
+    def __init__(self, weights: Tensor, means: Tensor, covs: Tensor | float) -> None:
         given = means.dtype if isinstance(means, Tensor) else None
         self.dtype = given if given is not None and given.is_floating_point else torch.get_default_dtype()
         weights, means, covs = (_parameter(v, n) for v, n in ((weights, "weights"), (means, "means"), (covs, "covs")))
@@ -54,11 +56,13 @@ class GaussianMixture:
         if not bool((weights > 0).all()):
             raise ValueError(f"weights: need to be above 0, got {weights.tolist()}")
         self.weights, self.means = weights / weights.sum(), means
-        self.covs = _covariances(covs, *means.shape)
+        self.covs = _covariances(covs, *means.shape, name=self._cov_name)
         eigenvalues, self._axes = torch.linalg.eigh(self.covs)
         floor = -1e-10 * self.covs.abs().amax((-2, -1)).clamp_min(1e-300)
         if bool((eigenvalues < floor[:, None]).any()):
-            raise ValueError(f"covs: need no negative variance, got eigenvalues down to {float(eigenvalues.min()):g}")
+            raise ValueError(
+                f"{self._cov_name}: needs variances of at least 0, got an eigenvalue of {float(eigenvalues.min()):g}"
+            )
         self._variances = eigenvalues.clamp_min(0)
 
     @property
@@ -71,7 +75,13 @@ class GaussianMixture:
         return f"{type(self).__name__}(K={len(self.weights)}, D={self.dim})"
 
     def sample(self, n: int, *, generator: Generator | None = None, dtype: torch.dtype | None = None) -> Data:
-        """``n`` points, (n, D)."""
+        """``n`` points, (n, D), on the CPU.
+
+        Raises:
+            ValueError: if ``n`` < 1.
+            TypeError: if ``generator`` draws normal noise only and there are several components to choose from.
+        """
+        ops.check_count(n, "n", "points")
         if len(self.weights) == 1:
             component = torch.zeros(n, dtype=torch.long)
         else:
@@ -79,17 +89,28 @@ class GaussianMixture:
             edges = self.weights.cumsum(0)[:-1]
             component = torch.searchsorted(edges, u, right=True)
         z = ops.randn((n, self.dim), generator=generator, dtype=torch.float64, device="cpu")
-        spread = self._axes[component] @ (self._variances[component].sqrt() * z)[..., None]
-        return (self.means[component] + spread[..., 0]).to(dtype or self.dtype)
+        x = torch.empty_like(z)
+        for k in component.unique().tolist():  # component by component: one (D, D) matrix at a time, not one an item
+            chosen = component == k
+            x[chosen] = self.means[k] + (z[chosen] * self._variances[k].sqrt()) @ self._axes[k].T
+        return x.to(dtype or self.dtype)
 
     def log_prob(self, x: Data) -> PerItem:
-        """log p(x) in nats."""
+        """log p(x) in nats, (batch,), for points x (batch, D).
+
+        Raises:
+            TypeError: if ``x`` is not floating-point.
+            ValueError: if ``x`` is not (batch, D), or a variance of the law is zero.
+        """
         self._need_density()
         log_terms, _ = self._terms(self._points(x), None, None)
         return torch.logsumexp(log_terms, 1)
 
     def score(self, x: Data) -> Data:
-        """grad_x log p(x) = sum_k r_k(x) C_k^-1 (m_k - x), with r_k the posterior weight of component k."""
+        """grad_x log p(x) = sum_k r_k(x) C_k^-1 (m_k - x), with r_k the posterior weight of component k.
+
+        Shape (batch, D); errors as for :meth:`log_prob`.
+        """
         self._need_density()
         return self._score(self._points(x), None, None)
 
@@ -99,7 +120,13 @@ class GaussianMixture:
         return torch.softmax(self._terms(self._points(x), None, None)[0], 1)
 
     def at(self, noising: Noising, t: float | Tensor) -> Self:
-        """The law of x(t): the same class, diffused to one time t by the noising's kernel."""
+        """The law of x(t): the same class, diffused to one time t by the noising's kernel N(scale x0, std^2 I).
+
+        VE's kernel keeps sigma_min at time 0, so ``at(VE(), 0)`` is a little wider than the data; :meth:`score_fn` agrees.
+
+        Raises:
+            ValueError: if ``t`` is not one time in [0, T].
+        """
         t = ops.as_time(t).detach().double().cpu()
         if t.numel() != 1:
             raise ValueError(f"t: needs one time for the whole law, got shape {tuple(t.shape)}")
@@ -109,11 +136,15 @@ class GaussianMixture:
         return self._like(scale * self.means, scale**2 * self.covs + std**2 * eye)
 
     def score_fn(self, noising: Noising) -> ScoreFn:
-        """``score(x, t)`` = grad_x log p_t(x), exact at every item's own time."""
+        """``score(x, t)`` = grad_x log p_t(x), exact at every item's own time: x (batch, D), t (batch,).
+
+        The values of t are not checked, so that a sampler's step stays cheap; the shapes are.
+        """
 
         def score(x: Data, t: Time) -> Data:
-            scale, std = noising.scale(t), noising.std(t)
-            return self._score(self._points(x), scale.to(x.dtype), std.to(x.dtype))
+            if t.shape != x.shape[:1]:
+                raise ValueError(f"t: needs one time an item, shape ({x.shape[0]},), got {tuple(t.shape)}")
+            return self._score(self._points(x), noising.scale(t).to(x), noising.std(t).to(x))
 
         return score
 
@@ -126,12 +157,14 @@ class GaussianMixture:
     def _need_density(self) -> None:
         if not bool((self._variances > 0).all()):
             raise ValueError(
-                "covs: a law with a zero variance has no density or score; diffuse it first with .at(noising, t)"
+                f"{self._cov_name}: a law with a zero variance has no density or score; diffuse it first with .at(noising, t)"
             )
 
     def _points(self, x: Data) -> Data:
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x: needs points of shape (batch, {self.dim}), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"x: needs floating-point points, got {x.dtype}; convert them first, e.g. x.float()")
         return x
 
     def _terms(self, x: Data, scale: Tensor | None, std: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -159,8 +192,10 @@ class Gaussian(GaussianMixture):
         cov: (D, D) symmetric, or one number for a multiple of the identity; zero variances as for the mixture.
 
     Raises:
-        ValueError: as for :class:`GaussianMixture`.
+        ValueError: if shapes do not fit, values are not finite, or ``cov`` is not symmetric and non-negative.
     """
+
+    _cov_name = "cov"
 
     def __init__(self, mean: Tensor | float, cov: Tensor | float) -> None:
         dtype = mean.dtype if isinstance(mean, Tensor) and mean.is_floating_point() else torch.get_default_dtype()
@@ -168,6 +203,11 @@ class Gaussian(GaussianMixture):
         if mean.ndim > 1:
             raise ValueError(f"mean: needs shape (D,), got {tuple(mean.shape)}")
         mean = mean.reshape(1, -1)
+        if cov.ndim and cov.shape != (mean.shape[1],) * 2:
+            raise ValueError(
+                f"cov: needs shape ({mean.shape[1]}, {mean.shape[1]}) or one number for a mean of {mean.shape[1]} numbers, "
+                f"got {tuple(cov.shape)}"
+            )
         super().__init__(torch.ones(1, dtype=torch.float64), mean, cov if cov.ndim == 0 else cov[None])
         self.dtype = dtype
 
@@ -182,7 +222,16 @@ class Gaussian(GaussianMixture):
         return self.covs[0]
 
     def kl(self, other: Gaussian) -> float:
-        """KL(self || other) in nats: 1/2 [tr(C2^-1 C1) - D + (m2 - m1)^T C2^-1 (m2 - m1) + log det C2 - log det C1]."""
+        """KL(self || other) in nats: 1/2 [tr(C2^-1 C1) - D + (m2 - m1)^T C2^-1 (m2 - m1) + log det C2 - log det C1].
+
+        Raises:
+            TypeError: if ``other`` is not a Gaussian; between mixtures there is no closed form.
+            ValueError: if the dimensions differ or a variance is zero.
+        """
+        if not isinstance(other, Gaussian):
+            raise TypeError(f"other: needs a Gaussian, got {type(other).__name__}")
+        if other.dim != self.dim:
+            raise ValueError(f"other: needs dimension {self.dim}, got {other.dim}")
         self._need_density()
         other._need_density()
         gap = (other.mean - self.mean)[:, None]
@@ -218,16 +267,20 @@ def affine_law(
     Args:
         step: any step whose score and drift are affine in x.
         start: the law at ``times[0]``.
-        times: the grid, running one way.
+        times: the grid, rising or falling strictly, at least two times.
         denoise: whether the last law is that of the last step's mean.
 
     Returns:
         A law for every time, ``len(times)`` of them, the first one ``start``.
 
     Raises:
-        ValueError: if a step is not affine (Langevin with the batch's norms is not), or itself draws uniform numbers.
+        TypeError: if ``start`` is not a Gaussian, or a step draws uniform numbers.
+        ValueError: if ``times`` do not run one way, if a step is not affine, or if it couples the items of a batch: Langevin
+            with the batch's norms is neither.
     """
-    times = torch.as_tensor(times, dtype=torch.float64)
+    if not isinstance(start, Gaussian):
+        raise TypeError(f"start: needs a Gaussian, got {type(start).__name__}")
+    times = ops.check_grid(times)
     laws = [start]
     planned = step.plan(times) if hasattr(step, "plan") else [step] * (len(times) - 1)
     for i, move in enumerate(planned):
@@ -262,26 +315,33 @@ def _read_affine(step: Step, D: int, t: float, t_next: float, *, use_mean: bool)
     c = out[0]
     A, L = (out[1 : 1 + D] - c).T, (out[1 + D : -1] - c).T
     expected = A @ x[-1] + c + (L @ draws[:, -1].reshape(-1) if count else 0.0)
-    if not torch.allclose(out[-1], expected, rtol=1e-8, atol=1e-8 * float(1 + out.abs().max())):
-        raise ValueError(
-            f"step: is not affine at t = {t:g} (a probe landed {float((out[-1] - expected).abs().max()):.3g} away); "
-            "its law needs an exact Gaussian score and a step size that does not depend on the sample"
-        )
+    # A step size shared by the whole batch makes every row affine; the same probe sent alone then lands elsewhere.
+    alone, _ = push(x[-1:], list(draws[:, -1:]))
+    for landed, why in ((out[-1], "is not affine"), (alone[0], "couples the items of a batch")):
+        if not torch.allclose(landed, expected, rtol=1e-8, atol=1e-8 * float(1 + out.abs().max())):
+            raise ValueError(
+                f"step: {why} at t = {t:g} (a probe landed {float((landed - expected).abs().max()):.3g} away); "
+                "its law needs an exact Gaussian score and a step size that does not depend on the sample or on its neighbours"
+            )
     return A, c, L
 
 
 def _parameter(value: Tensor | float, name: str) -> Tensor:
     tensor = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
     if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name}: needs finite values")
+        first = float(tensor.flatten()[int((~torch.isfinite(tensor.flatten())).nonzero()[0])])
+        raise ValueError(f"{name}: needs finite values, got {first}")
     return tensor
 
 
-def _covariances(covs: Tensor, K: int, D: int) -> Tensor:
+def _covariances(covs: Tensor, K: int, D: int, *, name: str) -> Tensor:
     if covs.ndim <= 1 and covs.numel() in (1, K):
         return covs.reshape(-1, 1, 1).expand(K, 1, 1) * torch.eye(D, dtype=torch.float64)
     if covs.shape != (K, D, D):
-        raise ValueError(f"covs: needs shape ({K}, {D}, {D}), ({K},) or one number, got {tuple(covs.shape)}")
+        raise ValueError(f"{name}: needs shape ({K}, {D}, {D}), ({K},) or one number, got {tuple(covs.shape)}")
     if not torch.allclose(covs, covs.mT, rtol=1e-10, atol=1e-12):
-        raise ValueError("covs: need to be symmetric")
+        gap = float((covs - covs.mT).abs().max())
+        raise ValueError(
+            f"{name}: needs symmetric matrices, got entries that differ from their mirror image by {gap:g}"
+        )
     return 0.5 * (covs + covs.mT)

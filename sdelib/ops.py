@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -49,6 +50,11 @@ def randn(
     if isinstance(generator, torch.Generator):
         noise = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
         return noise if device is None else noise.to(device)
+    if not hasattr(generator, "randn_like"):
+        raise TypeError(
+            f"generator: needs a torch.Generator, an object with randn_like(x), or None, got {type(generator).__name__}; "
+            "a seed goes in as torch.Generator().manual_seed(seed)"
+        )
     return generator.randn_like(torch.empty(shape, dtype=dtype, device=device) if like is None else like)
 
 
@@ -87,8 +93,7 @@ def time_grid(n: int, *, t_min: float, T: float = 1.0) -> Time:
     Raises:
         ValueError: if ``n`` < 1 or not 0 < ``t_min`` < ``T``. (With ``n`` = 1 the only time is ``T``.)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: needs a whole number of steps, at least 1, got {n!r}")
+    check_count(n, "n", "steps")
     if not (math.isfinite(T) and 0.0 < t_min < T):
         raise ValueError(f"t_min: needs 0 < t_min < T, got t_min={t_min!r} with T={T!r}")
     ends = torch.linspace(T, t_min, n, dtype=torch.float64)
@@ -137,9 +142,44 @@ def check_time(t: Tensor, batch: int, *, low: float, high: float, name: str = "t
         raise ValueError(f"{name}: needs times in [{low:g}, {high:g}], got values from {smallest:g} to {largest:g}")
 
 
+def check_grid(times: Sequence[float] | Tensor, name: str = "times") -> Time:
+    """A grid of at least two finite times that rise or fall strictly, as float64 on the CPU; refuse any other."""
+    grid = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"{name}: needs a grid of at least two times, got shape {tuple(grid.shape)}")
+    if not bool(torch.isfinite(grid).all()):
+        first = int((~torch.isfinite(grid)).nonzero()[0])
+        raise ValueError(f"{name}: needs finite times, got {float(grid[first])} at position {first}")
+    steps = grid.diff()
+    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        wrong = int((steps * torch.sign(grid[-1] - grid[0]) <= 0).nonzero()[0])
+        raise ValueError(
+            f"{name}: need to rise or fall strictly, got {float(grid[wrong]):g} then {float(grid[wrong + 1]):g} "
+            f"at position {wrong} of a grid from {float(grid[0]):g} to {float(grid[-1]):g}"
+        )
+    return grid
+
+
+def check_count(value: int, name: str, what: str) -> None:
+    """Refuse what is not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}: needs a whole number of {what}, at least 1, got {value!r}")
+
+
+def check_span(low: float, high: float, low_name: str, high_name: str, *, allow_equal: bool = False) -> None:
+    """Refuse two numbers that are not above zero and in this order."""
+    check_positive(low, low_name)
+    check_positive(high, high_name)
+    if not (low <= high if allow_equal else low < high):
+        sign = "<=" if allow_equal else "<"
+        raise ValueError(
+            f"{low_name}: needs {low_name} {sign} {high_name}, got {low_name}={low!r} and {high_name}={high!r}"
+        )
+
+
 def check_positive(value: float, name: str) -> None:
     """Refuse a number that is not finite and above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: needs a number, got {type(value).__name__}")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: needs a finite number above 0, got {value!r}")

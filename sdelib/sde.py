@@ -54,15 +54,21 @@ class Noising(ABC):
         """(a, b) with x_t = a x_s + b noise for s <= t: a = scale_t / scale_s, b^2 = std_t^2 - a^2 std_s^2.
 
         Transitions compose: from r to s to t is the same as from r to t. ``transition(0, t)`` is the kernel.
+        Computed in float64, for b^2 is a difference of close numbers, and returned in the dtype of the times.
         """
         s, t = ops.as_time(s), ops.as_time(t)
+        dtype = torch.result_type(s, t)
+        s, t = _precise(s), _precise(t)
         scale_s = torch.where(s == 0, torch.ones_like(s), self.scale(s))
         a = self.scale(t) / scale_s
         b2 = self.std(t) ** 2 - (a * self.clean_std(s)) ** 2
-        return a, b2.clamp_min(0).sqrt()  # rounding can leave -1e-17 where s = t
+        return a.to(dtype), b2.clamp_min(0).sqrt().to(dtype)  # rounding can leave -1e-17 where s = t
 
     def perturb(self, x0: Data, t: Time, noise: Data) -> Data:
-        """x(t) = scale(t) x0 + std(t) noise, a draw of the kernel when ``noise`` is standard normal."""
+        """x(t) = scale(t) x0 + std(t) noise, a draw of the kernel when ``noise`` is standard normal.
+
+        Shapes: ``x0`` and ``noise`` (batch, *shape), ``t`` (batch,) or one number. Times are not checked here.
+        """
         return ops.bcast(self.scale(t), x0) * x0 + ops.bcast(self.std(t), x0) * noise
 
     def sample_time(
@@ -74,11 +80,12 @@ class Noising(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Time:
-        """``n`` training times, uniform on [t_min, T].
+        """``n`` training times, (n,), uniform on [t_min, T].
 
         Raises:
-            ValueError: if not 0 <= ``t_min`` < ``T``.
+            ValueError: if ``n`` < 1 or not 0 <= ``t_min`` < ``T``.
         """
+        ops.check_count(n, "n", "times")
         self.check_t_min(t_min)
         u = ops.rand(n, generator=generator, dtype=dtype, device=device)
         return t_min + (self.T - t_min) * u
@@ -132,10 +139,25 @@ class SDE(Noising):
         return _derivative(lambda u: torch.log(self.scale(u)), ops.as_time(t))
 
     def g(self, t: Coefficient) -> Coefficient:
-        """Noise amplitude: g^2 = d(std^2)/dt - 2 f std^2, by differentiation unless overridden."""
+        """Noise amplitude: g^2 = d(std^2)/dt - 2 f std^2, by differentiation unless overridden.
+
+        NaN where that is below 0: then no SDE has this ``scale`` and ``std``. At time 0, where a std like sqrt(t) has
+        no slope, the value just after it is given.
+        """
         t = ops.as_time(t)
-        g2 = _derivative(lambda u: self.std(u) ** 2, t) - 2.0 * self.f(t) * self.std(t) ** 2
-        return g2.clamp_min(0).sqrt()
+        precise = _precise(t)
+        gain, loss = self._gain_and_loss(precise)
+        if not bool(torch.isfinite(gain).all()):
+            later = self._gain_and_loss(torch.where(precise == 0, 1e-6 * self.T, precise))
+            start = (precise == 0) & ~torch.isfinite(gain)
+            gain, loss = torch.where(start, later[0], gain), torch.where(start, later[1], loss)
+        rounding = 1e-12 * (gain.abs() + loss.abs())  # where the two cancel, g is 0 and not NaN
+        g2 = gain - loss
+        return torch.where(g2.abs() <= rounding, torch.zeros_like(g2), g2).sqrt().to(t.dtype)
+
+    def _gain_and_loss(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """d(std^2)/dt and 2 f std^2."""
+        return _derivative(lambda u: self.std(u) ** 2, t), 2.0 * self.f(t) * self.std(t) ** 2
 
     def drift(self, x: Data, t: Time) -> Data:
         """f(t) x, the forward drift."""
@@ -146,9 +168,14 @@ class SDE(Noising):
         return self.g(t)
 
 
+def _precise(t: Tensor) -> Tensor:
+    """Times in float64 (Apple GPUs have none: there in their own dtype)."""
+    return t if t.device.type == "mps" else t.double()
+
+
 def _derivative(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """d fn / dt elementwise, by forward differentiation in float64 (Apple GPUs have none: there in t's own dtype)."""
-    precise = t if t.device.type == "mps" else t.double()
+    """d fn / dt elementwise, by forward differentiation in float64."""
+    precise = _precise(t)
     return torch.func.jvp(fn, (precise,), (torch.ones_like(precise),))[1].to(t.dtype)
 
 
@@ -169,7 +196,7 @@ class VE(SDE):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        _check_span(self.sigma_min, self.sigma_max, "sigma_min", "sigma_max")
+        ops.check_span(self.sigma_min, self.sigma_max, "sigma_min", "sigma_max")
         ops.check_positive(self.T, "T")
 
     @property
@@ -229,7 +256,7 @@ class VP(SDE):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        _check_span(self.beta_min, self.beta_max, "beta_min", "beta_max", allow_equal=True)
+        ops.check_span(self.beta_min, self.beta_max, "beta_min", "beta_max", allow_equal=True)
         ops.check_positive(self.T, "T")
 
     def beta(self, t: Coefficient) -> Coefficient:
@@ -340,11 +367,3 @@ class Ito:
         """Name the functions."""
         names = (getattr(fn, "__name__", repr(fn)) for fn in (self._drift, self._diffusion))
         return f"Ito(drift={next(names)}, diffusion={next(names)}, T={self.T})"
-
-
-def _check_span(low: float, high: float, low_name: str, high_name: str, *, allow_equal: bool = False) -> None:
-    ops.check_positive(low, low_name)
-    ops.check_positive(high, high_name)
-    if not (low <= high if allow_equal else low < high):
-        sign = "<=" if allow_equal else "<"
-        raise ValueError(f"{low_name}: needs {low_name} {sign} {high_name}, got {low!r} and {high!r}")
