@@ -65,7 +65,7 @@ book: $(BUILT) ## render the book to _build/html and print the file to open
 
 $(BUILT): $(READY) $(PAGES)
 	$(PY) tools/site.py build
-	@touch $@
+	@mkdir -p $(@D) && touch $@
 
 lab: $(READY) ## open JupyterLab on the chapters
 	$(PY) -m jupyterlab notebooks
@@ -123,7 +123,7 @@ stored: $(READY) #: chapters re-executed, outputs compared with the stored ones
 site: $(READY) #: render with warnings as errors
 	@echo "== 9/10 site"
 	@$(PY) tools/site.py build
-	@touch $(BUILT)
+	@mkdir -p $(dir $(BUILT)) && touch $(BUILT)
 
 browser: $(READY) #: open every rendered page in a headless Chromium
 	@echo "== 10/10 browser"
