@@ -53,7 +53,10 @@ def gm1(distance: float = 4.0, *, std: float = 0.4) -> GaussianMixture:
     """
     ops.check_positive(distance, "distance")
     ops.check_positive(std, "std")
-    return GaussianMixture([0.8, 0.2], [[-distance / 2], [distance / 2]], std**2)
+    means: Any = [[-distance / 2], [distance / 2]]  # a list: float64 inside, samples in torch's default dtype
+    return GaussianMixture(
+        torch.tensor([0.8, 0.2], dtype=torch.float64), means, torch.tensor(std**2, dtype=torch.float64)
+    )
 
 
 def gm2() -> GaussianMixture:
@@ -72,8 +75,8 @@ def gm2() -> GaussianMixture:
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         axes = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
         covs.append(axes @ torch.diag(torch.tensor([long, short], dtype=torch.float64) ** 2) @ axes.T)
-    covs = torch.stack(covs)
-    return GaussianMixture([0.5, 0.3, 0.2], [[-1.0, -0.4], [1.4, -0.6], [0.4, 1.9]], 0.5 * (covs + covs.mT))
+    means: Any = [[-1.0, -0.4], [1.4, -0.6], [0.4, 1.9]]  # a list: float64 inside, samples in torch's default dtype
+    return GaussianMixture(torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), means, _symmetric(torch.stack(covs)))
 
 
 # --- toys in the plane ------------------------------------------------------------------------------------------
@@ -163,8 +166,8 @@ class Pinwheel(Toy):
         angles = 2 * math.pi * torch.arange(self.arms, dtype=torch.float64) / self.arms
         axes = _rotations(angles)
         spread = torch.tensor([self.radial, self.tangential], dtype=torch.float64) ** 2
-        covs = axes @ torch.diag(spread) @ axes.mT
-        return GaussianMixture(torch.ones(self.arms), self.radius * axes[:, :, 0], 0.5 * (covs + covs.mT))
+        covs = _symmetric(axes @ torch.diag(spread) @ axes.mT)
+        return GaussianMixture(torch.ones(self.arms), self.radius * axes[:, :, 0], covs)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         x = self._straight().sample(n, generator=generator, dtype=torch.float64)
@@ -392,6 +395,10 @@ def _check_count(n: int, name: str) -> None:
 
 def _uniform(n: int, columns: int, generator: torch.Generator | None) -> Tensor:
     return ops.rand(n * columns, generator=generator, dtype=torch.float64).reshape(n, columns)
+
+
+def _symmetric(covs: Tensor) -> Tensor:
+    return 0.5 * (covs + covs.mT)  # rounding leaves a difference in the last place
 
 
 def _rotations(angle: Tensor) -> Tensor:

@@ -181,7 +181,8 @@ def plane(ax: Axes, lim: float = 3.0) -> None:
 def time_axis(ax: Axes, T: float = 1.0, *, ends: tuple[str, str] = ("data", "noise")) -> None:
     """Let time run left to right from 0, where the data are, to T; a narrow panel names the ends alone."""
     ax.set_xlim(0, T)
-    inches = ax.get_position().width * ax.get_figure().get_figwidth()
+    figure = ax.get_figure(root=True)
+    inches = ax.get_position().width * (figure.get_figwidth() if figure is not None else WIDTH)
     middle = ([T / 2], [f"{T / 2:g}\ntime t"]) if inches > 2.4 else ([], [])
     ax.set_xticks([0, *middle[0], T], [f"0\n{ends[0]}", *middle[1], f"{T:g}\n{ends[1]}"])
 
@@ -323,7 +324,16 @@ def arrows(
 
 
 def dots(ax: Axes, x: Tensor, role: str = "data", *, size: float | None = None, label: str | None = None) -> Any:
-    """Samples as dots: points of the plane, or 1-D samples as a rug along the lower edge."""
+    """Samples as dots: points of the plane, or 1-D samples as a rug along the lower edge.
+
+    Args:
+        ax, x, role: where, the samples ``(n, 2)`` or ``(n, 1)``, and whose they are.
+        size: area of a dot in square points; by default smaller the more there are.
+        label: for a legend, where :func:`label` cannot go.
+
+    Raises:
+        ValueError: if the points have another dimension.
+    """
     points = _numpy(x).reshape(len(x), -1)
     if points.shape[1] == 1:
         return ax.plot(
@@ -336,7 +346,7 @@ def dots(ax: Axes, x: Tensor, role: str = "data", *, size: float | None = None, 
         size = min(26.0, max(5.0, 5000.0 / len(points)))
     edge = 0.5 if len(points) <= 800 else 0
     return ax.scatter(
-        *points.T, s=size, color=color(role), alpha=_alpha(len(points)), edgecolors=CARD if edge else "none",
+        points[:, 0], points[:, 1], s=size, color=color(role), alpha=_alpha(len(points)), edgecolors=CARD if edge else "none",
         linewidths=edge, zorder=4, label=label,
     )  # fmt: skip
 
@@ -350,7 +360,14 @@ def hist(
     bins: int = 50,
     label: str | None = None,
 ) -> Any:
-    """Samples as a histogram of density: its area is the share of the samples inside ``lim``."""
+    """Samples as a histogram of density: its area is the share of the samples inside ``lim``.
+
+    Args:
+        ax, x, role: where, the samples, and whose they are.
+        lim: the range of the bins, (-lim, lim) for one number; by default that of the samples.
+        bins: how many.
+        label: for a legend, where :func:`label` cannot go.
+    """
     values = _numpy(x).reshape(-1)
     low, high = (values.min(), values.max()) if lim is None else _range(lim)
     counts, edges = np.histogram(values, bins=bins, range=(float(low), float(high)))
@@ -418,7 +435,7 @@ def paths(ax: Axes, times: Tensor | None, xs: Tensor, role: str = "forward", *, 
         return
     for track in tracks[:, :n].transpose(1, 0, 2):
         ax.plot(*track.T, color=color(role), linewidth=1.3, alpha=0.9, zorder=3)
-    ends = {"color": color(role), "linestyle": "none", "marker": "o", "zorder": 4}
+    ends: dict[str, Any] = {"color": color(role), "linestyle": "none", "marker": "o", "zorder": 4}
     ax.plot(*tracks[0, :n].T, **ends, markersize=6, markerfacecolor=CARD, markeredgewidth=1.4)
     ax.plot(*tracks[-1, :n].T, **ends, markersize=6.5, markeredgecolor=CARD, markeredgewidth=0.8)
 
@@ -491,7 +508,7 @@ def label(
     to: tuple[float, float] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Write a name at the thing it names, in its colour, with a card-coloured rim; ``to`` draws a thin pointer.
+    """Write ``text`` at (x, y), beside the thing it names and in its colour; ``to`` draws a thin pointer there.
 
     Colours that are too pale for letters are darkened to a contrast of 4.5 to 1.
     """
