@@ -17,13 +17,14 @@ Called directly, steps do not check their times, so that they stay cheap; ``simu
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdelib import ops
 from sdelib.reversal import MatrixDiffusion
@@ -88,9 +89,11 @@ class LinearPredictor(PlannedStep):
 
     def __call__(self, x: Data, t: Time, t_next: Time, generator: Generator | None = None) -> Stepped:
         """One move, every item at its own time."""
-        p, q, r = (ops.bcast(c, x) for c in self.coefficients(t.double().cpu(), t_next.double().cpu()))
-        mean = p * x + q * self.score(x, t)
-        return Stepped(mean + r * ops.randn_like(x, generator), mean, t_next)
+        p, q, r = self.coefficients(_precise(t), _precise(t_next))
+        mean = ops.bcast(p, x) * x + ops.bcast(q, x) * self.score(x, t)
+        if not bool(r.any()):  # as a ready step does, draw nothing where nothing is added
+            return Stepped(mean, mean, t_next)
+        return Stepped(mean + ops.bcast(r, x) * ops.randn_like(x, generator), mean, t_next)
 
     def between(self, starts: Time, ends: Time) -> Sequence[Step]:
         """p, q and r for every interval in one vectorised call.
@@ -115,13 +118,14 @@ def ancestral(noising: Noising, score: ScoreFn, *, variance: str = "posterior") 
     Args:
         noising: an SDE or a chain.
         score: ``score(x, t)``.
-        variance: "posterior" has noise b std(t_next)/std(t), the spread of x_{t_next} given x_t and x_0; "forward" has b, as eq. 4.
+        variance: "posterior" has noise b std(t_next)/std(t), the spread of x_{t_next} given x_t and x_0; "forward" has b,
+            as eq. 4.
 
     Raises:
         ValueError: for another ``variance``.
     """
     ops.check_choice(variance, ("posterior", "forward"), "variance")
-    _need_kernel(noising)
+    _need_kernel(noising, score)
 
     def coefficients(t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, b = noising.transition(t_next, t)
@@ -145,7 +149,7 @@ def reverse_diffusion(noising: Noising, score: ScoreFn, *, eta: float = 1.0) -> 
     """
     if eta != 0.0:
         ops.check_positive(eta, "eta")
-    _need_kernel(noising)
+    _need_kernel(noising, score)
 
     def coefficients(t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, b = noising.transition(t_next, t)
@@ -161,16 +165,22 @@ class _EulerMaruyama(PlannedStep):
         self.sees_x = _takes_two(diffusion)
 
     def __call__(self, x: Data, t: Time, t_next: Time, generator: Generator | None = None) -> Stepped:
-        dt = t_next.double() - t.double() if t.device.type != "mps" else t_next - t
+        dt = _precise(t_next) - _precise(t)
         mean = x + ops.bcast(dt, x) * self.drift(x, t)
-        noise = ops.bcast(dt.abs().sqrt(), x) * ops.randn_like(x, generator)
-        return Stepped(mean + self._spread(x, t, noise), mean, t_next)
+        return Stepped(mean + self._spread(x, t, dt.abs().sqrt(), ops.randn_like(x, generator)), mean, t_next)
 
-    def _spread(self, x: Data, t: Time, noise: Data) -> Data:
+    def _spread(self, x: Data, t: Time, root: Tensor, z: Data) -> Data:
         if not self.sees_x:
-            return ops.bcast(torch.as_tensor(self.diffusion(t)), x) * noise  # type: ignore[call-arg]
-        G = self.diffusion(x, t)  # type: ignore[call-arg]
-        return (G @ noise[..., None])[..., 0] if G.ndim == x.ndim + 1 else ops.bcast(G, x) * noise
+            return ops.bcast(torch.as_tensor(self.diffusion(t)).to(root) * root, x) * z  # type: ignore[call-arg]
+        G, noise = self.diffusion(x, t), ops.bcast(root, x) * z  # type: ignore[call-arg]
+        if x.ndim == 2 and G.shape == (*x.shape, x.shape[1]):
+            return (G @ noise[..., None])[..., 0]
+        if G.shape not in (x.shape, x.shape[:1]):
+            raise ValueError(
+                "diffusion: G(x, t) needs shape (batch, D, D) on points (batch, D), x's shape (a diagonal one) or (batch,), "
+                f"got {tuple(G.shape)} on {tuple(x.shape)}"
+            )
+        return ops.bcast(G, x) * noise
 
     def between(self, starts: Time, ends: Time) -> Sequence[Step]:
         spans = (ends - starts).tolist()
@@ -196,7 +206,10 @@ class _Euler:
 def _takes_two(diffusion: Diffusion | MatrixDiffusion) -> bool:
     """Whether the diffusion wants (x, t) rather than t alone: its number of arguments without defaults says it."""
     try:
-        parameters = inspect.signature(diffusion).parameters.values()
+        wanted = (
+            diffusion.forward if isinstance(diffusion, nn.Module) else diffusion
+        )  # a module's __call__ takes anything
+        parameters = inspect.signature(wanted).parameters.values()
     except (TypeError, ValueError):
         return False
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) == 2
@@ -205,6 +218,7 @@ def _takes_two(diffusion: Diffusion | MatrixDiffusion) -> bool:
 def euler_maruyama(drift: Drift, diffusion: Diffusion | MatrixDiffusion) -> PlannedStep:
     """x + drift(x, t) dt + diffusion(t) sqrt|dt| z, dt = t_next - t of either sign: strong order 1/2, weak order 1.
 
+    Where the noise amplitude does not depend on x, the strong order is 1 (Kloeden & Platen 1992, section 10.2).
     Forward in time with ``sde.drift, sde.diffusion``; backward with the pair that :func:`sdelib.reverse` returns.
 
     Args:
@@ -230,40 +244,49 @@ class _Corrector(PlannedStep):
         ops.check_positive(snr, "snr")
         if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
             raise ValueError(f"n_steps: needs a whole number, at least 1, got {n_steps!r}")
-        _need_kernel(noising)
+        _need_kernel(noising, score)
         self.noising, self.score, self.snr, self.n_steps, self.nfe = noising, score, snr, n_steps, n_steps
 
     @abstractmethod
-    def size(self, alpha: Tensor, std: Tensor, s: Data, z: Data) -> Tensor:
-        """The step size, (batch,) or one number."""
+    def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
+        """The step size, (batch,) or one number; ``alpha`` and ``std`` are plain numbers in a ready step."""
 
     def alphas(self, t: Tensor, t_next: Tensor) -> Tensor:
         """(scale(t)/scale(t_next))^2: 1 for VE and SMLD, exactly 1 - beta_i between DDPM's neighbouring levels."""
         return torch.minimum(self.noising.transition(t_next, t)[0], torch.ones_like(t)) ** 2
 
     def __call__(self, x: Data, t: Time, t_next: Time, generator: Generator | None = None) -> Stepped:
-        early, late = t.double().cpu(), t_next.double().cpu()
-        alpha, std = ops.bcast(self.alphas(early, late), t), ops.bcast(self.noising.std(early), t)
-        stepped = self.run(x, t, alpha, std, generator)
-        if bool((early > 0).all()):
-            return stepped
-        alive = ops.bcast(t > 0, x).bool()  # at time 0 data are clean: nothing to correct
-        return Stepped(torch.where(alive, stepped.x, x), torch.where(alive, stepped.mean, x), t)
+        early, late = _precise(t), _precise(t_next)
+        alpha, std, noisy = self.alphas(early, late), self.noising.std(early), early > 0
+        if bool(noisy.all()):
+            return self.run(x, t, alpha, std, generator)
+        if not bool(noisy.any()):
+            return Stepped(x, x, t)  # at time 0 data are clean: nothing to correct
+        where = noisy.to(x.device)
+        part = self.run(x[where], t[where.to(t.device)], alpha[noisy], std[noisy], generator)
+        out, mean = x.clone(), x.clone()
+        out[where], mean[where] = part.x, part.mean
+        return Stepped(out, mean, t)
 
-    def run(self, x: Data, t: Time, alpha: Tensor, std: Tensor, generator: Generator | None) -> Stepped:
+    def run(self, x: Data, t: Time, alpha: Tensor | float, std: Tensor | float, generator: Generator | None) -> Stepped:
         mean = x
         for _ in range(self.n_steps):
             s, z = self.score(x, t), ops.randn_like(x, generator)
-            step = ops.bcast(self.size(alpha, std, s, z), x)
-            mean = x + step * s
-            x = mean + torch.sqrt(2.0 * step) * z
+            step = self.size(alpha, std, s, z)
+            if isinstance(step, Tensor):
+                step, root = ops.bcast(step, x), ops.bcast(torch.sqrt(2.0 * step), x)
+                mean = x + step * s
+                x = mean + root * z
+            else:
+                mean = x + step * s
+                x = mean + math.sqrt(2.0 * step) * z
         return Stepped(x, mean, t)
 
     def between(self, starts: Time, ends: Time) -> Sequence[Step]:
         alphas, stds = self.alphas(starts, ends), self.noising.std(starts)
         return [
             _Ready(self, alpha, std) if start > 0 else _Unchanged()
-            for start, alpha, std in zip(starts.tolist(), alphas, stds, strict=True)
+            for start, alpha, std in zip(starts.tolist(), alphas.tolist(), stds.tolist(), strict=True)
         ]
 
 
@@ -272,8 +295,8 @@ class _Ready:
     """A corrector at one known time."""
 
     corrector: _Corrector
-    alpha: Tensor
-    std: Tensor
+    alpha: float
+    std: float
 
     @property
     def nfe(self) -> int:
@@ -298,10 +321,12 @@ class _Langevin(_Corrector):
         ops.check_choice(norm, ("batch", "sample"), "norm")
         self.norm = norm
 
-    def size(self, alpha: Tensor, std: Tensor, s: Data, z: Data) -> Tensor:
-        lengths = ops.sum_items(z**2).sqrt(), ops.sum_items(s**2).sqrt()
-        z_norm, s_norm = (v.mean() for v in lengths) if self.norm == "batch" else lengths
-        return 2.0 * alpha.to(s) * (self.snr * z_norm / s_norm) ** 2
+    def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
+        z_norm, s_norm = (torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1) for v in (z, s))
+        if self.norm == "batch":
+            z_norm, s_norm = z_norm.mean(), s_norm.mean()
+        doubled = 2.0 * alpha
+        return (doubled.to(s) if isinstance(doubled, Tensor) else doubled) * (self.snr * (z_norm / s_norm)) ** 2
 
 
 def langevin(
@@ -317,8 +342,8 @@ def langevin(
         snr: r, the ratio of the drift's length to the noise's.
         n_steps: M, corrector steps at every time.
         norm: "batch" takes the means of the items' norms over the batch, as the authors do: a sample then depends on its
-            neighbours. "sample" takes each item's own norms, which has no stationary law near a mode, where |s| vanishes and the step
-            explodes: an exhibit, not a tool. :func:`annealed_langevin` couples no neighbours.
+            neighbours. "sample" takes each item's own norms, which has no stationary law near a mode, where |s| vanishes and
+            the step explodes: an exhibit, not a tool. :func:`annealed_langevin` couples no neighbours.
 
     Raises:
         ValueError: if ``snr`` or ``n_steps`` is not above 0, or for another ``norm``.
@@ -327,8 +352,9 @@ def langevin(
 
 
 class _Annealed(_Corrector):
-    def size(self, alpha: Tensor, std: Tensor, s: Data, z: Data) -> Tensor:
-        return 2.0 * alpha * (self.snr * std) ** 2
+    def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
+        length = self.snr * std
+        return 2.0 * alpha * (length * length)  # a product, so that tensors and plain numbers round alike
 
 
 def annealed_langevin(noising: Noising, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1) -> PlannedStep:
@@ -351,11 +377,10 @@ class _Then(PlannedStep):
     def between(self, starts: Time, ends: Time) -> Sequence[Step]:
         columns: list[Sequence[Step]] = []
         for step in self.steps:
-            planned = isinstance(step, PlannedStep)
-            columns.append(step.between(starts, ends) if planned else [step] * len(starts))
             # Only our own steps tell beforehand whether they move time; others are asked at run time, and end planning.
-            if not planned:
+            if not isinstance(step, PlannedStep):
                 return [self] * len(starts)
+            columns.append(step.between(starts, ends))
             starts = ends if step.moves else starts
         return [_Row(row, sum(int(getattr(part, "nfe", 0)) for part in row)) for row in zip(*columns, strict=True)]
 
@@ -387,16 +412,28 @@ def then(*steps: Step) -> PlannedStep:
     t -> t_next. SMLD's sampler is ``then(annealed_langevin(chain, s, n_steps=M), identity())``.
 
     Raises:
+        TypeError: if one of them cannot be called.
         ValueError: if no step is given.
     """
     if not steps:
         raise ValueError("steps: needs at least one step")
-    return _Then(steps)
+    for step in steps:
+        if not callable(step):
+            raise TypeError(f"steps: needs functions of (x, t, t_next, generator), got {type(step).__name__}")
+    # A chain of chains is one chain; so every part's own account of whether it moves time is seen when planning.
+    return _Then([part for step in steps for part in (step.steps if isinstance(step, _Then) else (step,))])
 
 
-def _need_kernel(noising: Noising) -> None:
+def _precise(t: Time) -> Time:
+    """Times in float64 on the CPU, where coefficients are computed (moved first: Apple GPUs have no float64)."""
+    return t.cpu().double()
+
+
+def _need_kernel(noising: Noising, score: ScoreFn) -> None:
     if not isinstance(noising, Noising):
         raise TypeError(
             f"noising: needs scale, std and transition, which {type(noising).__name__} lacks; "
             "for a general SDE use euler_maruyama(*reverse(sde, score))"
         )
+    if not callable(score):
+        raise TypeError(f"score: needs a function of (x, t), got {type(score).__name__}")
