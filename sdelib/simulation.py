@@ -67,7 +67,7 @@ def simulate(
         A :class:`Path`.
 
     Raises:
-        TypeError: if ``step`` cannot be called or ``x`` is not floating-point.
+        TypeError: if ``step`` cannot be called, ``x`` is not floating-point, or ``generator`` is none.
         ValueError: if ``x`` is not finite, ``times`` are not finite or do not run one way, or ``keep`` is neither 0 nor from 2
             to ``len(times)``.
         NonFiniteError: at the first step whose result is not finite, naming the time and the number of items.
@@ -75,24 +75,31 @@ def simulate(
     if not callable(step):
         raise TypeError(f"step: needs a function of (x, t, t_next, generator), got {type(step).__name__}")
     ops.check_data(x)
+    if not (generator is None or isinstance(generator, torch.Generator) or hasattr(generator, "randn_like")):
+        raise TypeError(
+            "generator: needs a torch.Generator, an object with randn_like(x), or None, "
+            f"got {type(generator).__name__}; a seed goes in as torch.Generator().manual_seed(seed)"
+        )
     times = _check_grid(times)
     n = len(times) - 1
     wanted = _kept(keep, n)
 
     planned: Sequence[Step] = step.plan(times) if hasattr(step, "plan") else [step] * n
-    # Times in x's dtype, one row a grid point: views, so that the loop makes no tensors of its own.
-    rows = times.to(dtype=x.dtype, device=x.device)[:, None].expand(n + 1, x.shape[0]).unbind(0)
-    kept = [x] if 0 in wanted else []
+    # Times in x's dtype but at least float32, one row a grid point: views, so that the loop makes no tensors of its own.
+    shown = times.to(dtype=torch.promote_types(x.dtype, torch.float32)).to(device=x.device)
+    rows = shown[:, None].expand(n + 1, x.shape[0]).unbind(0)
+    kept, keeping = [x] if wanted else [], frozenset(wanted)
+    own_nfe = getattr(step, "nfe", 0)
     nfe = 0
     with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
         for i in _steps(n, progress):
             stepped = planned[i](x, rows[i], rows[i + 1], generator)
-            nfe += int(getattr(planned[i], "nfe", 0))
+            nfe += int(getattr(planned[i], "nfe", own_nfe))
             out = stepped.mean if denoise and i == n - 1 else stepped.x
             if not math.isfinite(float(out.detach().sum())):  # one reduction a step; look closer only when it fires
                 _refuse(out, times, i, Path(x, *_states(kept, wanted, times), nfe))
             x = out
-            if i + 1 in wanted:
+            if i + 1 in keeping:
                 kept.append(x)
     return Path(x, *_states(kept, wanted, times), nfe)
 
@@ -129,7 +136,7 @@ def _steps(n: int, progress: bool) -> Sequence[int]:
         return range(n)
     from tqdm.auto import tqdm  # imported late: only a progress bar needs it
 
-    return tqdm(range(n), leave=False)  # type: ignore[no-any-return]
+    return tqdm(range(n), leave=False)
 
 
 def _refuse(out: Data, times: Time, i: int, path: Path) -> None:
