@@ -26,7 +26,10 @@ def value_and_divergence(fn: ScoreFn, x: Data, t: Time, *, probe: Data | None = 
 
     Raises:
         ValueError: if ``probe`` or the field does not have x's shape.
+        RuntimeError: under ``torch.inference_mode``, where a derivative would silently be 0.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("a divergence needs derivatives, which torch.inference_mode() forbids; use torch.no_grad()")
     if probe is not None:
         ops.check_like(probe, x, "probe")
     keep = torch.is_grad_enabled()

@@ -44,16 +44,18 @@ def reverse(sde: Diffusing, score: ScoreFn, *, eta: float = 1.0) -> tuple[Drift,
         eta: how much noise, at least 0.
 
     Raises:
-        TypeError: if ``sde`` has no drift and diffusion (a chain has none: use ``ancestral`` or ``reverse_diffusion``).
+        TypeError: if ``sde`` has no drift and diffusion (a chain has none: use ``ancestral`` or ``reverse_diffusion``), or
+            ``score`` cannot be called.
         ValueError: if ``eta`` is negative or not finite.
     """
     for name in ("drift", "diffusion"):
         if not callable(getattr(sde, name, None)):
             raise TypeError(f"sde: needs drift(x, t) and diffusion(t), which {type(sde).__name__} lacks")
+    _need_functions(score=score)
     factor = _pull(eta)
 
     def drift(x: Data, t: Time) -> Data:
-        return sde.drift(x, t) - ops.bcast(factor * sde.diffusion(t) ** 2, x) * score(x, t)
+        return sde.drift(x, t) - ops.bcast(factor * torch.as_tensor(sde.diffusion(t)) ** 2, x) * score(x, t)
 
     def diffusion(t: Time) -> Time:
         return eta * sde.diffusion(t)
@@ -76,8 +78,10 @@ def reverse_general(
         eta: how much noise, at least 0.
 
     Raises:
+        TypeError: if ``drift``, ``G`` or ``score`` cannot be called.
         ValueError: if ``eta`` is negative or not finite, or, when called, if G does not return (batch, D, D).
     """
+    _need_functions(drift=drift, G=G, score=score)
     factor = _pull(eta)
 
     def backward(x: Data, t: Time) -> Data:
@@ -93,14 +97,20 @@ def reverse_general(
         for j in range(x.shape[1]):  # d M / d x_j, of which column j counts: one forward derivative a dimension
             direction = torch.zeros_like(x)
             direction[:, j] = 1.0
-            M, slope = torch.func.jvp(covariance, (x,), (direction,))
+            slope = torch.func.jvp(covariance, (x,), (direction,))[1]
             spread = spread + slope[:, :, j]
-        return drift(x, t) - factor * (spread + (M @ score(x, t)[..., None])[..., 0])
+        return drift(x, t) - factor * (spread + (covariance(x) @ score(x, t)[..., None])[..., 0])
 
     def diffusion(x: Data, t: Time) -> Tensor:
         return eta * G(x, t)
 
     return count_scores(backward), diffusion
+
+
+def _need_functions(**functions: Callable[..., Tensor]) -> None:
+    for name, fn in functions.items():
+        if not callable(fn):
+            raise TypeError(f"{name}: needs a function of (x, t), got {type(fn).__name__}")
 
 
 def _pull(eta: float) -> float:

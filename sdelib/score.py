@@ -111,25 +111,44 @@ def grad_of(log_prob: Callable[[Data, Time], PerItem]) -> ScoreFn:
     >>> score = grad_of(lambda x, t: -0.5 * (x**2).sum(1))
     >>> score(torch.tensor([[1.0, -2.0]]), torch.zeros(1))
     tensor([[-1.,  2.]])
+
+    Raises:
+        ValueError: when called, if ``log_prob`` does not return one number an item.
+        RuntimeError: when called under ``torch.inference_mode``, which forbids derivatives.
     """
 
     def score(x: Data, t: Time) -> Data:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("grad_of needs derivatives, which torch.inference_mode() forbids; use torch.no_grad()")
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
             leaf = x if x.requires_grad else x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(log_prob(leaf, t).sum(), leaf, create_graph=keep)
+            value = log_prob(leaf, t)
+            if value.shape != x.shape[:1]:
+                raise ValueError(f"log_prob: needs one number an item, shape ({x.shape[0]},), got {tuple(value.shape)}")
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, create_graph=keep)
         return gradient
 
     return score
 
 
 def guided(score: ScoreFn, *terms: ScoreFn, weight: float = 1.0) -> ScoreFn:
-    """score + weight * (sum of terms), for example a classifier's gradient (paper eq. 14)."""
+    """score + weight * (sum of terms), for example a classifier's gradient (paper eq. 14).
+
+    Raises:
+        TypeError: if the score or a term cannot be called.
+        ValueError: when called, if a term does not have x's shape.
+    """
+    for fn in (score, *terms):
+        if not callable(fn):
+            raise TypeError(f"score, terms: need functions of (x, t), got {type(fn).__name__}")
 
     def total(x: Data, t: Time) -> Data:
         result = score(x, t)
-        for term in terms:
-            result = result + weight * term(x, t)
+        for i, term in enumerate(terms):
+            push = term(x, t)
+            ops.check_like(push, x, f"terms[{i}]")
+            result = result + weight * push
         return result
 
     return total
@@ -144,10 +163,15 @@ def convert(noising: Noising, value: Data, x: Data, t: Time, *, source: str, tar
     """Turn one prediction into another: ``source`` and ``target`` are "score", "noise", "x0" or "v".
 
     Raises:
-        ValueError: for another name. At std(t) = 0 noise and score say nothing about each other, and the result is not finite.
+        TypeError: if ``noising`` has no kernel.
+        ValueError: for another name, or a ``value`` that does not have x's shape. At std(t) = 0 noise and score say nothing
+            about each other, and the result is not finite.
     """
+    if not isinstance(noising, Noising):
+        raise TypeError(f"noising: needs scale and std, which {type(noising).__name__} lacks")
     ops.check_choice(source, PREDICTIONS, "source")
     ops.check_choice(target, PREDICTIONS, "target")
+    ops.check_like(value, x, "value")
     if source == target:
         return value
     scale, std = ops.bcast(noising.scale(t), x), ops.bcast(noising.std(t), x)
