@@ -175,7 +175,9 @@ def _precise(t: Tensor) -> Tensor:
 
 def _derivative(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """d fn / dt elementwise, by forward differentiation in float64."""
-    precise = _precise(t)
+    precise = _precise(
+        t
+    ).contiguous()  # forward differentiation refuses expanded times, which is what simulate hands out
     return torch.func.jvp(fn, (precise,), (torch.ones_like(precise),))[1].to(t.dtype)
 
 
