@@ -109,7 +109,7 @@ def grad_of(log_prob: Callable[[Data, Time], PerItem]) -> ScoreFn:
     """The score grad_x log_prob(x, t) of a log-density, by automatic differentiation; the normaliser drops out.
 
     >>> score = grad_of(lambda x, t: -0.5 * (x**2).sum(1))
-    >>> score(torch.tensor([[1.0, -2.0]]), torch.zeros(1))
+    >>> score(torch.tensor([[1.0, -2.0]]), torch.zeros(1)).detach()
     tensor([[-1.,  2.]])
 
     Raises:
