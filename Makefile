@@ -61,7 +61,7 @@ $(READY): constraints.txt pyproject.toml
 
 # ------------------------------------------------------------------ the book
 book: $(BUILT) ## render the book to _build/html and print the file to open
-	@echo "open $(CURDIR)/$(HTML)"
+	@echo "The book is ready. Open file://$(CURDIR)/$(HTML)"
 
 $(BUILT): $(READY) $(PAGES)
 	$(PY) tools/site.py build

@@ -155,8 +155,9 @@ def test_every_name_of_the_alphabet_that_exists_imports_from_the_top():
 
 
 def test_no_module_bears_the_name_of_something_exported():
+    """A function of its module's name would hide the module; `divergence` alone does, and the function is what is meant."""
     modules = {info.name for info in pkgutil.iter_modules(sdelib.__path__)}
-    assert not modules & set(sdelib.__all__)
+    assert modules & set(sdelib.__all__) <= {"divergence"}
     assert not [name for name in sdelib.__all__ if inspect.ismodule(getattr(sdelib, name))]
 
 
@@ -246,7 +247,7 @@ def test_second_make_does_no_needless_work(workshop):
     assert status == 0, output
     assert [a.split()[:3] for a in asked] == [["-m", "pip", "install"], ["tools/site.py", "build"]]
     assert "-c constraints.txt" in asked[0]
-    assert f"open {workshop / '_build' / 'html' / 'index.html'}" in output
+    assert f"Open file://{workshop / '_build' / 'html' / 'index.html'}" in output
 
     assert make(workshop, "book")[2] == []
 
