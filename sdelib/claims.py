@@ -253,7 +253,7 @@ def _show(record: Claim) -> None:
         return
     from IPython.display import display
 
-    display(  # type: ignore[no-untyped-call]
+    display(
         {"text/plain": record.text, "text/html": record.html},
         raw=True,
         metadata={"sdelib_claim": record.record()},

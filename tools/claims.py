@@ -13,16 +13,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load_sdelib_claims():
+def load_sdelib_claims() -> Any:
     """Load sdelib/claims.py by itself: this module needs neither torch nor the rest of the library."""
     name = "sdelib.claims"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location("_sdelib_claims", ROOT / "sdelib" / "claims.py")
+    assert spec is not None and spec.loader is not None
     module = sys.modules["_sdelib_claims"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -38,7 +40,7 @@ class Stored:
     stem: str
     chapter: str
     cell: int
-    claim: object
+    claim: Any
     output: dict
 
     @property

@@ -36,6 +36,8 @@ def draw(target: Path) -> None:
     start = sde.prior_sample((PATHS, 1), generator=g)
     up = simulate(euler_maruyama(drift, diffusion), start, backward, generator=g, keep=300)
 
+    assert down.xs is not None and up.xs is not None  # keep=300 asks for them
+
     fig, axes = plot.panels(
         2, 1, height=5.2, titles=["forward: noise needs no teaching", "backward: the score shows the way"]
     )

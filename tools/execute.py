@@ -162,7 +162,8 @@ def run(root: Path, stem: str) -> bool:
     try:
         notebook = execute(root, stem)
     except CellExecutionError as error:
-        print(f"\r{stem}: FAILED after {time.perf_counter() - start:.1f} s: {error}\n{stem}: the stored notebook is left as it was")
+        print(f"\r{stem}: FAILED after {time.perf_counter() - start:.1f} s: {error}")
+        print(f"{stem}: the stored notebook is left as it was")
         return False
     write(path, notebook)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
