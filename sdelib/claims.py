@@ -44,36 +44,22 @@ def claim(
 ) -> None:
     """Assert ``|value - truth| <= atol + rtol |truth|``, or a bound, or equality, and show it in one line.
 
-    Parameters
-    ----------
-    id : str
-        Chapter, number and a short name: ``"1.3-langevin-bias"``. Links in the text and the register use it.
-    statement : str
-        What is measured, in words, without mathematics mark-up: ``"variance of the chain at step 0.1"``.
-    value : float, int, bool or anything with one element (a 0-dimensional tensor, a NumPy scalar)
-        What this cell has just computed. It is stored in full and shown to the digits the tolerance allows.
-    truth : same, optional
-        What it should be. Needs ``atol``, ``rtol`` or ``exact``.
-    atol, rtol : float
-        Absolute and relative tolerance, at least one of them positive.
-    below, above : float, optional
-        Bounds, both included, instead of a truth.
-    exact : bool
-        The value equals the truth: for counts and truth values.
-    because : str
-        Why the tolerance or the bound is what it is: ``"three standard errors of 200,000 walkers"``.
-    source : str
-        Where the truth comes from: ``"closed form, eq. 2"``.
+    Args:
+        id: chapter, number and a short name: ``"1.3-langevin-bias"``. Links in the text and the register use it.
+        statement: what is measured, in words, without mathematics mark-up: ``"variance of the chain at step 0.1"``.
+        value: what this cell has just computed: a number or anything with one element (a 0-dimensional tensor, a NumPy
+            scalar). It is stored in full and shown to the digits the tolerance allows.
+        truth: what it should be. Needs ``atol``, ``rtol`` or ``exact``.
+        atol, rtol: absolute and relative tolerance, at least one of them positive.
+        below, above: bounds, both included, instead of a truth.
+        exact: the value equals the truth: for counts and truth values.
+        because: why the tolerance or the bound is what it is: ``"three standard errors of 200,000 walkers"``.
+        source: where the truth comes from: ``"closed form, eq. 2"``.
 
-    Raises
-    ------
-    ClaimError
-        If the claim does not hold. A value that is not finite never holds.
-    ValueError, TypeError
-        If an argument cannot make a claim.
+    Raises:
+        ClaimError: if the claim does not hold. A value that is not finite never holds.
+        ValueError, TypeError: if an argument cannot make a claim.
 
-    Examples
-    --------
     >>> claim("1.1-half", "a half, measured", 0.503, 0.5, atol=0.01, because="an example", source="arithmetic")
     ✓ 1.1-half: a half, measured: measured 0.503; truth 0.500 ± 0.01 (an example). Source: arithmetic.
     """
@@ -228,7 +214,7 @@ class Claim:
 
 
 def anchor(id: str) -> str:
-    """Return the fragment under which pages show the claim: ``1.3-a`` becomes ``claim-1-3-a``."""
+    """Return the fragment under which pages show the claim of this id: ``1.3-a`` becomes ``claim-1-3-a``."""
     return "claim-" + id.replace(".", "-")
 
 

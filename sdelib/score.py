@@ -93,7 +93,7 @@ def net_score(
     DDPM chain    level - 1              -1/std_i
     ============  =====================  ==========
 
-    With the minus sign the network predicts the noise, as DDPM's does.
+    With the minus sign the network predicts the noise, as DDPM's does. ``inp(x, t)`` is the network's input, x itself by default.
 
     Raises:
         TypeError: if ``noising`` has no kernel (:class:`~sdelib.Ito`) and ``label`` or ``out`` is missing.
@@ -200,7 +200,7 @@ def _as_noise(value: Data, x: Data, scale: Tensor, std: Tensor, source: str) -> 
 
 
 def as_score(predict: Callable[[Data, Time], Data], noising: Noising, *, prediction: str) -> ScoreFn:
-    """A function that predicts the noise, x0 or v, as a score.
+    """A function ``predict(x, t)`` of the noise, x0 or v, as a score.
 
     Raises:
         ValueError: if ``prediction`` is not one of "score", "noise", "x0", "v".

@@ -47,7 +47,7 @@ class PlannedStep(ABC):
         """A ready step for every interval from ``starts[i]`` to ``ends[i]`` (float64 times on the CPU)."""
 
     def plan(self, times: Time) -> Sequence[Step]:
-        """A ready step for every interval of the grid."""
+        """A ready step for every interval of the grid ``times``."""
         return self.between(times[:-1], times[1:])
 
 
@@ -80,7 +80,7 @@ class _Linear:
 
 
 class LinearPredictor(PlannedStep):
-    """A predictor whose mean is p x + q score and whose noise is r, functions of (t, t_next) alone."""
+    """A predictor with mean p x + q score and noise r z, where p, q, r = coefficients(t, t_next) know times alone."""
 
     nfe = 1
 

@@ -56,7 +56,9 @@ def notebooks(root: Path) -> Iterator[tuple[str, dict]]:
 
 def title(notebook: dict, stem: str) -> str:
     for cell in notebook["cells"]:
-        found = re.search(r"^# +(.+)$", joined(cell["source"]), re.MULTILINE) if cell["cell_type"] == "markdown" else None
+        found = (
+            re.search(r"^# +(.+)$", joined(cell["source"]), re.MULTILINE) if cell["cell_type"] == "markdown" else None
+        )
         if found:
             return found[1].strip()
     return stem
@@ -74,7 +76,9 @@ def collect(root: Path = ROOT) -> tuple[list[Stored], list[str]]:
         for i, cell in enumerate(notebook["cells"]):
             if cell["cell_type"] != "code":
                 continue
-            records = [(o, o["metadata"]["sdelib_claim"]) for o in cell["outputs"] if "sdelib_claim" in o.get("metadata", {})]
+            records = [
+                (o, o["metadata"]["sdelib_claim"]) for o in cell["outputs"] if "sdelib_claim" in o.get("metadata", {})
+            ]
             for output, record in records:
                 try:
                     stored.append(Stored(stem, chapter, i, sdelib_claims.Claim(**record), output))
@@ -82,7 +86,9 @@ def collect(root: Path = ROOT) -> tuple[list[Stored], list[str]]:
                     problems.append(f"notebooks/{stem}.ipynb, cell {i}: not a claim: {error}")
             asserts = re.search(r"^\s*claim\(", joined(cell["source"]), re.MULTILINE)
             if asserts and not records and "raises-exception" not in cell["metadata"].get("tags", []):
-                problems.append(f"notebooks/{stem}.ipynb, cell {i}: calls claim(...) but stores none: execute the chapter")
+                problems.append(
+                    f"notebooks/{stem}.ipynb, cell {i}: calls claim(...) but stores none: execute the chapter"
+                )
     return stored, problems
 
 
@@ -102,7 +108,9 @@ def check_records(stored: list[Stored]) -> list[str]:
         seen[claim.id] = s.where
         number = re.match(r"ch0*(\d+)_", s.stem)
         if number and not claim.id.startswith(number[1] + "."):
-            problems.append(f"{s.where}: claim {claim.id} belongs to chapter {number[1]}: its id must begin '{number[1]}.'")
+            problems.append(
+                f"{s.where}: claim {claim.id} belongs to chapter {number[1]}: its id must begin '{number[1]}.'"
+            )
     return problems
 
 

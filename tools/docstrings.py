@@ -4,7 +4,8 @@ For every public function, class and method that a module of sdelib defines:
 
 - each parameter is named in the docstring (a class's docstring, or its __init__'s, for a constructor; a method may rely on
   its class's docstring or on the method of the base class that it overrides);
-- a function whose own body raises a ValueError or TypeError says so under "Raises:" or with the words "raises" or "refuses".
+- a function whose own body raises a ValueError or TypeError says so under "Raises:" or with the words "raises" or "refuses";
+- one that leaves both to another ("arguments as for :func:`langevin`") may.
 
 Exit status 1 with one line a finding.
 """
@@ -62,9 +63,11 @@ def raises(function: FunctionType) -> bool:
 
 def findings(where: str, function: FunctionType, context: str) -> Iterator[str]:
     text = f"{inspect.getdoc(function) or ''}\n{context}"
+    if re.search(r"(see|as for) :(func|class|meth):", text):
+        return
     if missing := unnamed(function, text):
         yield f"{where}: the docstring does not speak of {', '.join(missing)}"
-    if raises(function) and not re.search(r"\b(Raises:|raises|refuses)", text):
+    if raises(function) and not re.search(r"\b(raises|refuses?)\b", text, re.I):
         yield f"{where}: raises errors that its docstring does not name"
 
 

@@ -49,7 +49,11 @@ def essence(source: str) -> str:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 drop |= set(range(first.lineno - 1, first.end_lineno or first.lineno))
     kept = (line.rstrip() for i, line in enumerate(lines) if i not in drop)
     return "\n".join(line for line in kept if line and not line.lstrip().startswith("#"))
@@ -61,8 +65,12 @@ def stamp(root: Path, stem: str) -> dict[str, str]:
     library = sorted((root / "sdelib").rglob("*.py"))
     inputs = notebook.metadata.get("sdelib", {}).get("inputs", [])
     return {
-        "text": digest(*(json.dumps(part, sort_keys=True) for part in (header(notebook), *map(content, notebook.cells)))),
-        "library": digest(*(f"{p.relative_to(root).as_posix()}\n{essence(p.read_text(encoding='utf-8'))}" for p in library)),
+        "text": digest(
+            *(json.dumps(part, sort_keys=True) for part in (header(notebook), *map(content, notebook.cells)))
+        ),
+        "library": digest(
+            *(f"{p.relative_to(root).as_posix()}\n{essence(p.read_text(encoding='utf-8'))}" for p in library)
+        ),
         "inputs": digest(*((root / name).read_bytes() for name in inputs)),
     }
 

@@ -62,7 +62,11 @@ def differences(root: Path, stem: str) -> list[str]:
         if a != b:
             key = next(k for k in a if a[k] != b[k])
             lines = difflib.unified_diff(
-                str(a[key]).splitlines(), str(b[key]).splitlines(), f"book/{stem}.md", f"notebooks/{stem}.ipynb", lineterm=""
+                str(a[key]).splitlines(),
+                str(b[key]).splitlines(),
+                f"book/{stem}.md",
+                f"notebooks/{stem}.ipynb",
+                lineterm="",
             )
             found.append(f"{stem}: cell {i} differs in its {key}\n" + "\n".join(f"    {line}" for line in lines))
             break  # a missing cell makes all later ones differ: name the first
@@ -75,7 +79,9 @@ def check(root: Path = ROOT) -> list[str]:
     stems = chapters(root)
     problems = [d for stem in stems for d in differences(root, stem)]
     orphans = {p.stem for p in (root / "notebooks").glob("*.ipynb")} - set(stems)
-    problems += [f"{s}: notebooks/{s}.ipynb has no book/{s}.md whose header says `formats: {FORMATS}`" for s in sorted(orphans)]
+    problems += [
+        f"{s}: notebooks/{s}.ipynb has no book/{s}.md whose header says `formats: {FORMATS}`" for s in sorted(orphans)
+    ]
     return problems
 
 
@@ -83,7 +89,9 @@ def to_text(root: Path, stem: str, *, write: bool) -> int:
     text = root / "book" / f"{stem}.md"
     old = text.read_text(encoding="utf-8")
     new = jupytext.writes(nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4), fmt="md:myst")
-    diff = list(difflib.unified_diff(old.splitlines(), new.splitlines(), "text now", "text from the notebook", lineterm=""))
+    diff = list(
+        difflib.unified_diff(old.splitlines(), new.splitlines(), "text now", "text from the notebook", lineterm="")
+    )
     print("\n".join(diff) or f"{stem}: nothing would change")
     if diff and write:
         text.write_text(new, encoding="utf-8")
@@ -102,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.command == "to-text":
         if args.stem not in chapters(args.root):
-            parser.error(f"to-text needs one of {', '.join(chapters(args.root)) or '(no chapter exists)'}, got {args.stem}")
+            parser.error(
+                f"to-text needs one of {', '.join(chapters(args.root)) or '(no chapter exists)'}, got {args.stem}"
+            )
         return to_text(args.root, args.stem, write=args.write)
     problems = check(args.root)
     for problem in problems:

@@ -82,12 +82,12 @@ class ClaimLinks(SphinxPostTransform):
     def run(self, **kwargs):
         known = {s.claim.id: s.claim for s in self.app.sdelib_claims}
         # MyST keeps an unknown scheme as a cross-reference, to be resolved like a label
-        for node in list(self.document.findall(lambda n: isinstance(n, nodes.Element) and target(n).startswith("claim:"))):
+        for node in list(
+            self.document.findall(lambda n: isinstance(n, nodes.Element) and target(n).startswith("claim:"))
+        ):
             id = target(node).removeprefix("claim:")
             if id not in known:
-                logger.warning(
-                    "no notebook stores the claim %r", id, location=node, type="claims", subtype="reference"
-                )
+                logger.warning("no notebook stores the claim %r", id, location=node, type="claims", subtype="reference")
                 node.replace_self(nodes.inline("", "", *node.children))
                 continue
             node.replace_self(self.link(known[id], *[c.deepcopy() for c in node.children]))
