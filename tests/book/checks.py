@@ -1,0 +1,92 @@
+"""What must hold for every stored notebook and every rendered page, as functions, so that tests can plant faults."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+NOTEBOOK_LIMIT, PICTURE_LIMIT = 1_500_000, 150_000
+
+
+def joined(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else "".join(text)
+
+
+def figure_problems(root: Path) -> list[str]:
+    """Pictures without words, too many in a cell, or too large; notebooks too large."""
+    problems = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        if path.stat().st_size > NOTEBOOK_LIMIT:
+            problems.append(f"{path.name}: {path.stat().st_size} bytes, allowed {NOTEBOOK_LIMIT}")
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            where = f"{path.name}, cell {i}"
+            if cell["cell_type"] == "markdown":
+                if re.search(r"!\[\s*\]\(", joined(cell["source"])):
+                    problems.append(f"{where}: a picture in the text has no alt text")
+                continue
+            data = [output.get("data", {}) for output in cell["outputs"]]
+            pictures = [(kind, joined(d[kind])) for d in data for kind in d if kind.startswith("image/")]
+            for kind, picture in pictures:
+                size = len(picture) if kind == "image/svg+xml" else len(base64.b64decode(picture))
+                if size > PICTURE_LIMIT:
+                    problems.append(f"{where}: a picture of {size} bytes, allowed {PICTURE_LIMIT}")
+            alt = str(cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
+            if pictures and len(alt.split()) < 5:
+                problems.append(f"{where}: a picture without alt text (mystnb: image: alt: ...), got {alt!r}")
+            if len(pictures) > 1:
+                problems.append(f"{where}: {len(pictures)} pictures share one alt text: give each its cell")
+            for page in (joined(d["text/html"]) for d in data if "text/html" in d):
+                drawn = re.search(r"<(canvas|svg|img)\b", page)
+                if drawn and not re.search(r"""(aria-label|alt)\s*=\s*["'][^"']+["']""", page):
+                    problems.append(f"{where}: <{drawn[1]}> in HTML output has neither aria-label nor alt")
+    return problems
+
+
+class Resources(HTMLParser):
+    """Collect what a page would fetch by itself; links that wait for a click do not count."""
+
+    FETCHED = frozenset({"src", "srcset", "poster", "data", "data-jupyter-widgets-cdn"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = {k: v or "" for k, v in attrs}
+        self.inside = tag
+        if tag == "link" and named.get("rel") not in ("canonical", "license", "author", "next", "prev"):
+            self.addresses.append(named.get("href", ""))
+        self.addresses += [named[k] for k in self.FETCHED & named.keys()]
+        self.addresses += re.findall(r"url\(([^)]*)\)", named.get("style", ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.addresses += re.findall(r"""["'`](?:https?:)?//[\w.-]+[^"'`\s]*""", data)
+        if self.inside == "style":
+            self.addresses += css_addresses(data)
+
+
+def css_addresses(text: str) -> list[str]:
+    return re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s;]+)""", text)
+
+
+def external_hosts(html: Path) -> list[str]:
+    """Addresses on other machines that opening the pages or their style sheets would ask for."""
+    problems = []
+    for path in sorted(html.rglob("*.html")):
+        parser = Resources()
+        parser.feed(path.read_text(encoding="utf-8"))
+        problems += [f"{path.relative_to(html)}: {a}" for a in parser.addresses if is_external(a)]
+    for path in sorted(html.rglob("*.css")):
+        found = css_addresses(path.read_text(encoding="utf-8"))
+        problems += [f"{path.relative_to(html)}: {a}" for a in found if is_external(a)]
+    return problems
+
+
+def is_external(address: str) -> bool:
+    return bool(re.match(r"""["'`\s]*(https?:)?//""", address))
