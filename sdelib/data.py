@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -145,7 +146,7 @@ class Checkerboard(Toy):
 
     def _log_density(self, x: Tensor) -> Tensor:
         inside = (x >= -2).all(1) & (x < 2).all(1) & (torch.floor(x).sum(1) % 2 == 0)
-        return torch.where(inside, -math.log(8.0), -math.inf).to(x.dtype)
+        return torch.where(inside, x.new_tensor(-math.log(8.0)), x.new_tensor(-math.inf))
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,13 @@ class Pinwheel(Toy):
 class _BlurredCurve(Toy):
     """Points of a curve plus normal noise: p(x) = integral over u in [0, 1] of q(u) N(x; curve(u), noise^2 I).
 
-    The integral is done by Gauss-Legendre quadrature, whose error falls geometrically once the nodes are denser than
-    the noise: at the default noise it is below 1e-9 (tested against 2,000 nodes); down to noise 0.02 below 1e-6.
+    The integral is done by Gauss-Legendre quadrature on pieces of the curve, 16 nodes on each, none longer than four
+    times the noise. Up to ten noises away from the curve, where log_prob is above -50 or so, it is right to 1e-9 nats
+    (tested against eight times as many pieces, at noise 0.02 too); far outside, where no sample ever is, only roughly.
     """
 
     noise: float = 0.1
-    _nodes = 600
+    _pieces_per_length = 0.25  # times 1/noise
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         on_curve = self._curve_points(n, generator)
@@ -196,12 +198,19 @@ class _BlurredCurve(Toy):
     def _log_density(self, x: Tensor) -> Tensor:
         ops.check_positive(self.noise, "noise")
         centres, log_weights = (v.to(x.device) for v in self._quadrature())
+        # log w - |x - c|^2 / (2 noise^2), with the square multiplied out so that a matrix product does the work.
+        precision = 1.0 / self.noise**2
+        offset = log_weights - 0.5 * precision * (centres**2).sum(1)
         constant = math.log(2 * math.pi * self.noise**2)
         parts = []
-        for chunk in x.split(4096):  # the table of points times nodes stays below 40 MB
-            squares = torch.cdist(chunk, centres, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-            parts.append(torch.logsumexp(log_weights - squares / (2 * self.noise**2), 1) - constant)
+        for chunk in x.split(2048):  # keeps the table of points times nodes in the processor's cache, or near it
+            terms = torch.addmm(offset, chunk, centres.T, alpha=precision)
+            parts.append(torch.logsumexp(terms, 1) - 0.5 * precision * (chunk**2).sum(1) - constant)
         return torch.cat(parts)
+
+    def _rule(self, length: float) -> tuple[Tensor, Tensor]:
+        """Nodes and weights on [0, 1] for a curve whose speed is at most ``length``."""
+        return _gauss_legendre(math.ceil(self._pieces_per_length * length / self.noise))
 
     @abstractmethod
     def _curve_points(self, n: int, generator: torch.Generator | None) -> Tensor: ...
@@ -227,7 +236,7 @@ class TwoMoons(_BlurredCurve):
         return self._moon(math.pi * u[:, 0], u[:, 1] < 0.5)
 
     def _quadrature(self) -> tuple[Tensor, Tensor]:
-        u, w = _gauss_legendre(self._nodes // 2)
+        u, w = self._rule(math.pi * self.radius)
         lower = torch.arange(2).repeat_interleave(len(u)).bool()
         return self._moon(math.pi * u.repeat(2), lower), torch.log(w.repeat(2) / 2)
 
@@ -250,7 +259,7 @@ class Spiral(_BlurredCurve):
         return self._arm(_uniform(n, 1, generator)[:, 0].sqrt())
 
     def _quadrature(self) -> tuple[Tensor, Tensor]:
-        v, w = _gauss_legendre(self._nodes)
+        v, w = self._rule(self.reach * math.hypot(1.0, 3 * math.pi))
         return self._arm(v), torch.log(2 * v * w)  # du = 2 v dv
 
 
@@ -413,9 +422,8 @@ def _turned(x: Tensor, twist: float) -> Tensor:
     return (turn @ x[:, :, None])[:, :, 0]
 
 
-def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [0, 1]."""
-    import numpy as np
-
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+def _gauss_legendre(pieces: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [0, 1]: 16 on each of as many equal pieces."""
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(16))
+    left = torch.arange(pieces, dtype=torch.float64)[:, None]
+    return ((left + (nodes + 1) / 2) / pieces).reshape(-1), (weights / (2 * pieces)).repeat(pieces)
