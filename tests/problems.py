@@ -110,8 +110,8 @@ def g1() -> Gaussian:
 
 
 def g3() -> Gaussian:
-    """A 3-D Gaussian with a full covariance: variances 0.04 to 2, correlations of both signs."""
-    cov = torch.tensor([[2.0, 0.6, -0.3], [0.6, 0.5, 0.05], [-0.3, 0.05, 0.1]], dtype=torch.float64)
+    """A 3-D Gaussian with a full covariance: variances 0.1 to 2, correlations of both signs."""
+    cov = torch.tensor([[2.0, 0.6, -0.3], [0.6, 0.5, -0.05], [-0.3, -0.05, 0.1]], dtype=torch.float64)
     return Gaussian(torch.tensor([1.0, -2.0, 0.3], dtype=torch.float64), cov)
 
 

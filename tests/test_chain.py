@@ -188,7 +188,7 @@ def test_smld_is_ve_on_a_geometric_grid():
 
 def test_training_levels_are_uniform(untouched):
     chain, n = ddpm(linear_betas(25)), 10_000
-    draw = lambda **kw: chain.sample_time(n, generator=torch.Generator().manual_seed(4), **kw)  # noqa: E731
+    draw = lambda **kw: chain.sample_time(n, generator=torch.Generator().manual_seed(4), **kw)
     t = draw(t_min=0.0)
     assert t.dtype == torch.float32
     assert torch.equal(t, draw(t_min=0.0))

@@ -222,7 +222,7 @@ def test_prior_log_prob_is_a_normal_density_in_nats(sde, generator):
 
 @each_sde
 def test_prior_sample_has_the_priors_spread(sde, untouched):
-    draw = lambda **kw: sde.prior_sample((2000, 2, 5), generator=torch.Generator().manual_seed(2), **kw)  # noqa: E731
+    draw = lambda **kw: sde.prior_sample((2000, 2, 5), generator=torch.Generator().manual_seed(2), **kw)
     x = draw(dtype=f64)
     assert torch.equal(x, draw(dtype=f64))
     assert draw().dtype == torch.float32
@@ -239,7 +239,7 @@ def test_prior_gap_of_vp():
 
 @each_sde
 def test_training_times_are_uniform(sde, untouched):
-    draw = lambda: sde.sample_time(4000, t_min=0.1 * sde.T, generator=torch.Generator().manual_seed(3), dtype=f64)  # noqa: E731
+    draw = lambda: sde.sample_time(4000, t_min=0.1 * sde.T, generator=torch.Generator().manual_seed(3), dtype=f64)
     t = draw()
     assert torch.equal(t, draw())
     assert 0.1 * sde.T <= float(t.min()) <= float(t.max()) <= sde.T
