@@ -1,4 +1,3 @@
-# ruff: noqa: E731  (a score function of one line is best read as a lambda with a name)
 """Losses: their minimiser, their floor, and what ties one to another, with expectations by quadrature instead of draws.
 
 On Gaussian mixtures in one dimension an expectation over x(t) = scale x0 + std noise is an integral over two Gaussians.

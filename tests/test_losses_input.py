@@ -1,4 +1,3 @@
-# ruff: noqa: E731  (a score function of one line is best read as a lambda with a name)
 """Losses at the door: whose randomness they use, which shapes and dtypes they take, and what they refuse."""
 
 import pytest

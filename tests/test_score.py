@@ -192,7 +192,7 @@ def test_as_score_wraps_a_predictor(generator):
     x, t = torch.randn(7, 1, generator=generator, dtype=torch.float64), torch.linspace(0.1, 1, 7, dtype=torch.float64)
     exact = law.score_fn(sde)
     for prediction in PREDICTIONS:
-        predict = lambda x, t, to=prediction: convert(sde, exact(x, t), x, t, source="score", target=to)  # noqa: E731
+        predict = lambda x, t, to=prediction: convert(sde, exact(x, t), x, t, source="score", target=to)
         torch.testing.assert_close(as_score(predict, sde, prediction=prediction)(x, t), exact(x, t), rtol=1e-9, atol=0)
 
 
