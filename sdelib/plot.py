@@ -1,9 +1,7 @@
 """The book's language of pictures, once, so that a reader's own pictures speak it too.
 
 * **Roles, not colours.** Data, prior, forward, backward, exact, learned, wrong: each has one colour, the same from the
-  first page to the last. Exact laws are lines, samples are dots, learned things are dashed. Seen through the three
-  dichromacies (Machado, Oliveira and Fernandes 2009, severity 1) any two roles stay at least 20 CIELAB units apart,
-  and each stands out from the card by at least 2.8 to 1; a test computes both.
+  first page to the last (:mod:`sdelib.palette`). Exact laws are lines, samples are dots, learned things are dashed.
 * **Time runs left to right, 0 is data.** Densities that are compared share one colour scale with one bar; arrows that
   are compared share one length scale, and the picture says which.
 * **Made for a page.** At most 6.4 inches wide with 14-point text, so that words stay readable on a phone; an off-white
@@ -24,114 +22,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdelib.palette import CARD, COLORS, INK, SEQUENTIAL, SIGNED, WIDTH, color, darkened, look, pyplot, style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CARD = "#FBFAF6"
-INK = "#161616"
-COLORS: dict[str, str] = {
-    "data": "#1D3FA0",
-    "prior": "#B17DAD",
-    "forward": "#1C9CF0",
-    "backward": "#E07A08",
-    "exact": INK,
-    "learned": "#12855A",
-    "wrong": "#A3100C",
-}
-"""The colour of each role, all of them chosen together (see the module's first bullet)."""
+__all__ = [
+    "CARD", "COLORS", "INK", "WIDTH", "arrows", "color", "density", "dots", "hist", "label", "line", "look", "marginals",
+    "panels", "paths", "plane", "strip", "style", "time_axis",
+]  # fmt: skip
 
-# Slate, never darker than the middle: every role's dots, arrows and lines must stay visible on top of a density.
-_SEQUENTIAL = (CARD, "#EBEEF0", "#D5DBE1", "#B9C3CE", "#9CA9B8", "#8190A3")
-_SIGNED = ("#3A66B0", "#8FAEDA", "#D5DFEE", CARD, "#F3DCD2", "#DF9A85", "#B5443A")
-_DASHES: dict[str, Any] = {"learned": (0, (4, 1.6)), "wrong": (0, (5, 1.5, 1, 1.5))}
-
-WIDTH = 6.4
 Law = Any  # has log_prob(x) -> PerItem, or is a function of x
 Limits = float | tuple[float, float]
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:  # pragma: no cover - needs an environment without matplotlib
-        raise ImportError('sdelib.plot needs matplotlib: pip install "sdelib[plot]"') from error
-    return plt
-
-
-def color(role: str) -> str:
-    """The colour of a role.
-
-    Raises:
-        ValueError: if there is no such role.
-    """
-    if role not in COLORS:
-        raise ValueError(f"role: needs one of {', '.join(map(repr, COLORS))}, got {role!r}")
-    return COLORS[role]
-
-
-def look(role: str) -> dict[str, Any]:
-    """A role's line as keyword arguments: ``ax.plot(x, y, **plot.look("learned"))``."""
-    thin = role in ("forward", "backward")
-    return {"color": color(role), "linestyle": _DASHES.get(role, "-"), "linewidth": 1.3 if thin else 2.2}
-
-
-class _Style(AbstractContextManager["_Style"]):
-    """Applied when made; as a context manager it puts back what was there before."""
-
-    def __init__(self) -> None:
-        plt = _pyplot()
-        self._before = dict(plt.rcParams)
-        plt.rcParams.update(_RC)
-
-    def __exit__(self, *_: object) -> None:
-        self._before.pop("backend", None)  # setting a backend again would close open figures
-        _pyplot().rcParams.update(self._before)
-
-
-_RC: dict[str, Any] = {
-    "figure.figsize": (WIDTH, 3.4),
-    "figure.dpi": 120,
-    "savefig.dpi": 120,
-    "figure.facecolor": CARD,
-    "savefig.facecolor": CARD,
-    "axes.facecolor": CARD,
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that pictures do not depend on the machine
-    "font.size": 14,
-    "axes.titlesize": 14,
-    "axes.titleweight": "normal",
-    "axes.labelsize": 14,
-    "xtick.labelsize": 13,
-    "ytick.labelsize": 13,
-    "legend.fontsize": 13,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#6F6F6B",
-    "axes.linewidth": 0.9,
-    "axes.labelcolor": "#33332F",
-    "xtick.color": "#6F6F6B",
-    "ytick.color": "#6F6F6B",
-    "xtick.labelcolor": "#33332F",
-    "ytick.labelcolor": "#33332F",
-    "text.color": INK,
-    "lines.linewidth": 2.2,
-    "lines.solid_capstyle": "round",
-    "image.cmap": "gray_r",
-}
-
-
-def style() -> AbstractContextManager[Any]:
-    """Use the book's style: call it once at the top, or ``with plot.style():`` for one picture."""
-    return _Style()
 
 
 def panels(
@@ -157,7 +66,7 @@ def panels(
         width = 4.7 if square and cols == 1 else WIDTH
     if height is None:
         height = rows * ((width - 1.1) / cols + 0.35) + 0.55 if square else rows * 2.7 + 0.6
-    fig, axes = _pyplot().subplots(rows, cols, figsize=(width, height), sharex=share, sharey=share, squeeze=False)
+    fig, axes = pyplot().subplots(rows, cols, figsize=(width, height), sharex=share, sharey=share, squeeze=False)
     for ax, title in zip(axes.flat, titles, strict=False):
         ax.set_title(title)
     if rows == cols == 1:
@@ -477,7 +386,7 @@ def strip(
     if ax is None:
         side = (WIDTH - 0.3 - 0.11 * max((len(name) for name in rows), default=0)) / k
         height = r * side * h / w + 0.3 + 0.25 * bool(labels) + 0.3 * bool(caption)
-        ax = _pyplot().subplots(figsize=(WIDTH, height))[1]
+        ax = pyplot().subplots(figsize=(WIDTH, height))[1]
     gap = 0.12
     for i in range(r):
         for j in range(k):
@@ -486,7 +395,7 @@ def strip(
                 tiles[i, j, 0], cmap="gray_r", vmin=data_range[0], vmax=data_range[1], interpolation="nearest",
                 extent=(left, left + 1, top + 1, top),
             )  # fmt: skip
-            box = _pyplot().Rectangle((left, top), 1, 1, fill=False, edgecolor="#B9B8B2", linewidth=0.8)
+            box = pyplot().Rectangle((left, top), 1, 1, fill=False, edgecolor="#B9B8B2", linewidth=0.8)
             ax.add_patch(box)
     ax.set(xlim=(-0.02, k * (1 + gap) - gap + 0.02), ylim=(r * (1 + gap) - gap + 0.02, -0.02), aspect=h / w)
     ax.set_xticks([j * (1 + gap) + 0.5 for j in range(k)] if labels else [], labels or None)
@@ -514,7 +423,7 @@ def label(
     """
     from matplotlib.patheffects import withStroke
 
-    ink = _darkened(color(role))
+    ink = darkened(color(role))
     options: dict[str, Any] = {"color": ink, "path_effects": [withStroke(linewidth=3, foreground=CARD)], "zorder": 6}
     if to is not None:
         options["arrowprops"] = {"arrowstyle": "-", "color": ink, "linewidth": 1.0, "shrinkA": 2, "shrinkB": 3}
@@ -590,7 +499,7 @@ def _contours(
     else:
         levels = top * np.linspace(0.0, 1.0, 13) ** 1.6
     bands = len(levels) - 1
-    smooth = LinearSegmentedColormap.from_list("sdelib", _SIGNED if signed else _SEQUENTIAL)
+    smooth = LinearSegmentedColormap.from_list("sdelib", SIGNED if signed else SEQUENTIAL)
     shades = smooth(np.linspace(0, 1, bands))
     cmap = ListedColormap(shades).with_extremes(under=shades[0], over=shades[-1])
     norm = BoundaryNorm(levels, bands)
@@ -612,26 +521,3 @@ def _contours(
         scale.outline.set_visible(False)
         scale.set_label(name, labelpad=4)
     return top
-
-
-def _luminance(hex_color: str) -> float:
-    channels = np.array([int(hex_color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def _contrast(one: str, other: str) -> float:
-    """Contrast of two colours, from 1 to 21, as the web's accessibility guidelines (WCAG 2) define it."""
-    low, high = sorted((_luminance(one), _luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def _darkened(hex_color: str) -> str:
-    factor = 1.0
-    while _contrast(shade := _scaled(hex_color, factor), CARD) < 4.5:
-        factor -= 0.02
-    return shade
-
-
-def _scaled(hex_color: str, factor: float) -> str:
-    return "#" + "".join(f"{round(int(hex_color[i : i + 2], 16) * factor):02X}" for i in (1, 3, 5))

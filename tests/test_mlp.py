@@ -60,13 +60,13 @@ def test_label_and_every_parameter_matter():
     net = MLP(2, hidden=8, generator=gen()).double()
     x = torch.randn(4, 2, generator=gen(1)).double()
     low, high = (net(x, torch.full((4,), v, dtype=torch.float64)) for v in (0.1, 0.9))
-    assert float((low - high).abs().max()) > 1e-3
+    assert (low - high).abs().max().item() > 1e-3
     high.square().sum().backward()
     assert all(float(p.grad.abs().max()) > 0 for p in net.parameters())
 
 
 def test_initial_weights_follow_torchs_law():
-    weight = MLP(2, hidden=400, generator=gen()).layers[1].weight
+    weight = MLP(2, hidden=400, generator=gen()).layers[1].weight.detach()
     bound = 400**-0.5
     assert float(weight.abs().max()) <= bound
     # uniform: variance bound^2 / 3; 160,000 draws with relative standard error sqrt(4/5 / n)
