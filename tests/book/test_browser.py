@@ -10,8 +10,8 @@ import yaml
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.book.checks import external_hosts
-from tests.book.conftest import ROOT
-from tools import site
+from tests.book.conftest import ROOT, STEM
+from tools import execute, site
 
 pytestmark = pytest.mark.browser
 
@@ -161,3 +161,34 @@ def test_faults_of_a_page_are_seen(html, browser, tmp_path):
         "wide",
     ):
         assert fault in said, f"{fault!r} not in {said}"
+
+
+def test_widgets_stand_without_a_kernel_or_a_network(mini, browser):
+    text = mini / "book" / f"{STEM}.md"
+    cell = """\n```{code-cell} ipython3
+import ipywidgets as w
+
+a, b = w.IntSlider(value=3), w.IntSlider()
+_ = w.jslink((a, "value"), (b, "value"))
+w.VBox([a, b, w.ToggleButton(icon="check", description="ok")])
+```\n"""
+    text.write_text(text.read_text(encoding="utf-8") + cell, encoding="utf-8")
+    assert execute.main(["--root", str(mini)]) == 0
+    first = (mini / "notebooks" / f"{STEM}.ipynb").read_bytes()
+    assert execute.main(["--root", str(mini), "--force"]) == 0
+    assert (mini / "notebooks" / f"{STEM}.ipynb").read_bytes() == first
+    shutil.copytree(ROOT / "book" / "_static" / "vendor", mini / "book" / "_static" / "vendor")
+    assert site.build(mini) == 0
+    context = browser.new_context()
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("requestfailed", lambda r: wrong.append(r.url))
+    page.goto((mini / "_build" / "html" / "notebooks" / f"{STEM}.html").as_uri())
+    page.locator(".widget-slider").nth(1).wait_for()
+    page.locator(".widget-readout").first.fill("42")
+    page.locator(".widget-readout").first.press("Enter")
+    assert page.locator(".widget-readout").nth(1).inner_text() == "42"
+    page.evaluate("document.fonts.ready")
+    assert wrong == []
+    context.close()
