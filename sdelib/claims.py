@@ -207,7 +207,7 @@ class Claim:
         last = math.floor(math.log10(self.tolerance)) - 1 if self.truth is not None else None
         size = math.floor(math.log10(abs(x))) if x else 0
         if last is None:
-            last = size - 2
+            last = size - 2 if x else 0
         if -4 <= size < 6:
             return f"{x:.{max(0, -last)}f}"
         return f"{x:.{min(12, max(0, size - last))}e}" if x else "0"
@@ -223,8 +223,8 @@ def _scalar(name: str, x: Any) -> Number:
         return x
     item = getattr(x, "item", None)
     try:
-        number = item() if item is not None else float(x)
-    except (TypeError, ValueError, RuntimeError):
+        number = item() if item is not None else x.__float__()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
         number = None
     if not isinstance(number, bool | int | float):
         kind = f"{type(x).__name__} of shape {tuple(x.shape)}" if hasattr(x, "shape") else repr(x)
