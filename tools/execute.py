@@ -114,6 +114,7 @@ def name_cells(notebook: nbformat.NotebookNode) -> None:
 def normalise(notebook: nbformat.NotebookNode) -> None:
     """Remove what differs from run to run and is no result: interpreter version, random names of widgets."""
     notebook.metadata.get("language_info", {}).pop("version", None)
+    notebook.metadata.get("jupytext", {}).pop("text_representation", None)  # JupyterLab drops it when it saves
     widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
     state = widgets.get("state", {})
     if not state:
