@@ -312,7 +312,7 @@ def digits(
         raise ValueError(f"data_range: needs (low, high) with low < high, got {data_range!r}")
     try:
         from sklearn.datasets import load_digits
-    except ImportError as error:  # pragma: no cover - needs an environment without scikit-learn
+    except ImportError as error:
         raise ImportError('sdelib.data.digits needs scikit-learn: pip install "sdelib[plot]"') from error
     table = load_digits()
     levels = torch.as_tensor(table.images, dtype=torch.float64)[:, None]

@@ -41,7 +41,7 @@ def pyplot() -> Any:
     """
     try:
         import matplotlib.pyplot as plt
-    except ImportError as error:  # pragma: no cover - needs an environment without matplotlib
+    except ImportError as error:
         raise ImportError('sdelib.plot needs matplotlib: pip install "sdelib[plot]"') from error
     return plt
 
@@ -130,7 +130,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def darkened(hex_color: str) -> str:
-    """The colour, dark enough for letters on the card: a contrast of 4.5 to 1."""
+    """``hex_color``, dark enough for letters on the card: a contrast of 4.5 to 1."""
     factor = 1.0
     while contrast(shade := _scaled(hex_color, factor), CARD) < 4.5:
         factor -= 0.02

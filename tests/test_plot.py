@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -292,3 +294,21 @@ def test_bad_input_is_refused():
         plot.strip(torch.zeros(4, 1, 8, 8), ["a"])
     with pytest.raises(ValueError, match="ax: needs as many axes as things to draw, got 1 and 2"):
         plot.density(ax, [data.gm2(), data.gm2()])
+
+
+# --- without matplotlib -----------------------------------------------------------------------------------------
+
+
+def test_the_library_does_not_import_what_only_pictures_need():
+    code = "import sys, sdelib, sdelib.plot, sdelib.data; print(sorted({'matplotlib', 'sklearn'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_missing_packages_are_named_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r'needs matplotlib: pip install "sdelib\[plot\]"'):
+        plot.panels()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r'needs scikit-learn: pip install "sdelib\[plot\]"'):
+        data.digits()
