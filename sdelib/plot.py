@@ -518,6 +518,6 @@ def _contours(
             words[0] = "≤ " + words[0] if signed else words[0]
         scale.ax.set_yticklabels(words)
         scale.ax.tick_params(length=0, which="both")
-        scale.outline.set_visible(False)
+        scale.outline.set(edgecolor="#B9B8B2", linewidth=0.7)  # the lowest band has the colour of the card
         scale.set_label(name, labelpad=4)
     return top
