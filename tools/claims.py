@@ -132,8 +132,9 @@ def prose(root: Path) -> Iterator[tuple[str, str]]:
             if cell["cell_type"] == "markdown":
                 yield f"notebooks/{stem}.ipynb, cell {i}", joined(cell["source"])
     for path in sorted((root / "book").glob("*.md")):
-        if not (root / "notebooks" / f"{path.stem}.ipynb").exists():
-            yield f"book/{path.name}", path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        if "\n  formats: notebooks///" not in text:  # a chapter's text is read in its notebook
+            yield f"book/{path.name}", text
 
 
 def without_code(text: str) -> str:
