@@ -58,7 +58,7 @@ class GaussianMixture:
         self.weights, self.means = weights / weights.sum(), means
         self.covs = _covariances(covs, *means.shape, name=self._cov_name)
         eigenvalues, self._axes = torch.linalg.eigh(self.covs)
-        floor = -1e-10 * self.covs.abs().amax((-2, -1)).clamp_min(1e-300)
+        floor = -1e-6 * self.covs.abs().amax((-2, -1)).clamp_min(1e-300)
         if bool((eigenvalues < floor[:, None]).any()):
             raise ValueError(
                 f"{self._cov_name}: needs variances of at least 0, got an eigenvalue of {float(eigenvalues.min()):g}"
@@ -339,8 +339,8 @@ def _covariances(covs: Tensor, K: int, D: int, *, name: str) -> Tensor:
         return covs.reshape(-1, 1, 1).expand(K, 1, 1) * torch.eye(D, dtype=torch.float64)
     if covs.shape != (K, D, D):
         raise ValueError(f"{name}: needs shape ({K}, {D}, {D}), ({K},) or one number, got {tuple(covs.shape)}")
-    if not torch.allclose(covs, covs.mT, rtol=1e-10, atol=1e-12):
-        gap = float((covs - covs.mT).abs().max())
+    gap = float((covs - covs.mT).abs().max())
+    if gap > 1e-6 * float(covs.abs().max()):  # a covariance estimated in float32 is symmetric to 1e-7 only
         raise ValueError(
             f"{name}: needs symmetric matrices, got entries that differ from their mirror image by {gap:g}"
         )

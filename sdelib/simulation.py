@@ -80,7 +80,7 @@ def simulate(
             "generator: needs a torch.Generator, an object with randn_like(x), or None, "
             f"got {type(generator).__name__}; a seed goes in as torch.Generator().manual_seed(seed)"
         )
-    times = _check_grid(times)
+    times = ops.check_grid(times)
     n = len(times) - 1
     wanted = _kept(keep, n)
 
@@ -102,22 +102,6 @@ def simulate(
             if i + 1 in keeping:
                 kept.append(x)
     return Path(x, *_states(kept, wanted, times), nfe)
-
-
-def _check_grid(times: Sequence[float] | Tensor) -> Time:
-    grid = torch.as_tensor(times, dtype=torch.float64, device="cpu")
-    if grid.ndim != 1 or len(grid) < 2:
-        raise ValueError(f"times: needs a grid of at least two times, got shape {tuple(grid.shape)}")
-    if not bool(torch.isfinite(grid).all()):
-        raise ValueError("times: needs finite times")
-    steps = grid.diff()
-    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
-        wrong = int((steps * torch.sign(grid[-1] - grid[0]) <= 0).nonzero()[0])
-        raise ValueError(
-            f"times: need to rise or fall strictly, got {float(grid[wrong]):g} then {float(grid[wrong + 1]):g} "
-            f"at position {wrong} of a grid from {float(grid[0]):g} to {float(grid[-1]):g}"
-        )
-    return grid
 
 
 def _kept(keep: int, n: int) -> list[int]:

@@ -237,6 +237,15 @@ def test_kl_in_three_dimensions_and_near_zero():
     assert p.kl(near) == pytest.approx(gaussian_kl(p.mean, p.cov.numpy(), near.mean, near.cov.numpy()), rel=1e-5)
 
 
+def test_a_covariance_estimated_in_float32_is_taken(generator):
+    # Symmetric and non-negative to float32's rounding only: rank 2 in three dimensions, eigenvalues down to -1e-8.
+    x = torch.randn(3, 2, generator=generator)
+    cov = x @ x.T + torch.tensor([[0.0, 1e-8, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    law = Gaussian(torch.zeros(3), cov)
+    assert torch.equal(law.cov, law.cov.T)
+    assert bool(torch.isfinite(law.sample(100, generator=generator)).all())
+
+
 def test_the_prior_gap_of_vp():
     assert g1().at(VP(), 1.0).kl(Gaussian(0.0, 1.0)) == pytest.approx(5.398e-6, abs=5e-10)
 
