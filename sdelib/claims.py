@@ -203,14 +203,15 @@ class Claim:
             return str(x)
         if self.exact:
             return f"{x:.12g}"
-        # one digit beyond the tolerance's first; three significant ones where there is only a bound
-        last = math.floor(math.log10(self.tolerance)) - 1 if self.truth is not None else None
-        size = math.floor(math.log10(abs(x))) if x else 0
-        if last is None:
-            last = size - 2 if x else 0
+        if x == 0:
+            return "0"
+        # one digit beyond the tolerance's first; three significant ones where there is only a bound; eight at most
+        size = math.floor(math.log10(abs(x)))
+        last = math.floor(math.log10(self.tolerance)) - 1 if self.truth is not None else size - 2
+        last = max(last, size - 7)
         if -4 <= size < 6:
             return f"{x:.{max(0, -last)}f}"
-        return f"{x:.{min(12, max(0, size - last))}e}" if x else "0"
+        return f"{x:.{max(0, size - last)}e}"
 
 
 def anchor(id: str) -> str:

@@ -70,6 +70,8 @@ def test_when_a_claim_holds(record, holds):
         (made(5.3961e-6, 5.398e-6, rtol=0.01), "5.396e-06", "truth 5.398e-06 ± 1 %"),
         (made(3.21e-13, below=1e-12), "3.21e-13", "must be at most 1e-12"),
         (made(0.0, below=1e-12), "0", "must be at most 1e-12"),
+        (made(3.2e-13, 0.0, atol=1e-11), "3e-13", "truth 0 ± 1e-11"),
+        (made(1.0526315789, 1 / 0.95, atol=1e-11), "1.0526316", "truth 1.0526316 ± 1e-11"),
         (made(0.503, above=0.4, below=0.6), "0.503", "must lie between 0.4 and 0.6"),
         (made(5000, 5000, exact=True), "5000", "truth 5000, exactly"),
         (made(True, True, exact=True), "yes", "truth yes, exactly"),

@@ -76,7 +76,7 @@ def test_stamp_knows_text_library_and_recorded_data(mini):
     (mini / "recorded.json").write_text("[2]")
     assert changed(first, execute.stamp(mini, STEM)) == {"inputs"}
     library = mini / "sdelib" / "claims.py"
-    edit(library, "# one digit beyond the tolerance's first;", "# two digits, no, one beyond the tolerance's first;")
+    edit(library, "# one digit beyond the tolerance's first;", "# two digits? No, one beyond the tolerance's first;")
     assert changed(first, execute.stamp(mini, STEM)) == {"inputs"}  # a comment changes no result
     edit(library, 'return "yes" if x else "no"', 'return "true" if x else "false"')
     assert changed(first, execute.stamp(mini, STEM)) == {"inputs", "library"}
