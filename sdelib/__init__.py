@@ -21,6 +21,9 @@ from sdelib.score import NetScore, as_score, convert, denoised, grad_of, guided,
 from sdelib.sde import SDE, VE, VP, Ito, Noising, SubVP
 from sdelib.simulation import NonFiniteError, Path, simulate
 from sdelib.steps import ancestral, annealed_langevin, euler_maruyama, identity, langevin, reverse_diffusion, then
+
+# The name `train` is the function here; the module is reached by `from sdelib.train import ...` and `python -m`.
+from sdelib.train import TrainConfig, new_state, train
 from sdelib.types import Constraint, Data, Diffusion, Drift, PerItem, ScoreFn, Step, Stepped, Time
 
 __version__ = "0.1.0"
@@ -47,6 +50,7 @@ __all__ = [
     "Stepped",
     "SubVP",
     "Time",
+    "TrainConfig",
     "affine_law",
     "ancestral",
     "annealed_langevin",
@@ -67,6 +71,7 @@ __all__ = [
     "langevin",
     "linear_betas",
     "net_score",
+    "new_state",
     "randn_like",
     "reverse",
     "reverse_diffusion",
@@ -76,5 +81,6 @@ __all__ = [
     "smld",
     "then",
     "time_grid",
+    "train",
     "value_and_divergence",
 ]
