@@ -101,7 +101,7 @@ def dsm(
         assert isinstance(noising, SDE)
         return ops.bcast((noising.g(t) / std) ** 2, error) * error
     assert callable(weight)
-    factor = torch.as_tensor(weight(t)).to(std)
+    factor = ops.as_time(weight(t)).to(std)  # a plain number in float64, or a tensor
     if factor.shape not in (t.shape, ()):
         raise ValueError(f"weight: needs one number a time, shape {tuple(t.shape)}, got {tuple(factor.shape)}")
     return ops.bcast(factor / std**2, error) * error

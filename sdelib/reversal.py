@@ -55,7 +55,7 @@ def reverse(sde: Diffusing, score: ScoreFn, *, eta: float = 1.0) -> tuple[Drift,
     factor = _pull(eta)
 
     def drift(x: Data, t: Time) -> Data:
-        return sde.drift(x, t) - ops.bcast(factor * torch.as_tensor(sde.diffusion(t)) ** 2, x) * score(x, t)
+        return sde.drift(x, t) - ops.bcast(factor * ops.as_time(sde.diffusion(t)) ** 2, x) * score(x, t)
 
     def diffusion(t: Time) -> Time:
         return eta * sde.diffusion(t)

@@ -171,7 +171,7 @@ class _EulerMaruyama(PlannedStep):
 
     def _spread(self, x: Data, t: Time, root: Tensor, z: Data) -> Data:
         if not self.sees_x:
-            return ops.bcast(torch.as_tensor(self.diffusion(t)).to(root) * root, x) * z  # type: ignore[call-arg]
+            return ops.bcast(ops.as_time(self.diffusion(t)).to(root) * root, x) * z  # type: ignore[call-arg]
         G, noise = self.diffusion(x, t), ops.bcast(root, x) * z  # type: ignore[call-arg]
         if x.ndim == 2 and G.shape == (*x.shape, x.shape[1]):
             return (G @ noise[..., None])[..., 0]
