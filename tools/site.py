@@ -32,7 +32,8 @@ def build(root: Path, *, out: Path | None = None, draft: bool = False) -> int:
     toc = yaml.safe_load(toc_file.read_text(encoding="utf-8"))
     absent = missing(root, toc)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(root)]
-    command += ["-W", "-n", "--keep-going", "--path-output", str(out)]
+    # all pages anew: a page that did not change may link to a claim that did
+    command += ["--all", "-W", "-n", "--keep-going", "--path-output", str(out)]
     with tempfile.TemporaryDirectory() as folder:
         if absent and not draft:
             print(f"_toc.yml names pages that do not exist: {', '.join(absent)}. Run `python tools/execute.py` first.")
