@@ -105,8 +105,15 @@ def test_widget_names_do_not_depend_on_chance():
 
 # ---------------------------------------------------------------- stored outputs
 def nbval(root: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "--nbval", str(notebook(root)), "--nbval-sanitize-with"]
-    command += [str(ROOT / "tests" / "book" / "sanitize.cfg"), "-q", "-p", "no:cacheprovider", f"--rootdir={root}"]
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", str(notebook(root))]
+    command += [
+        "--nbval-sanitize-with",
+        str(ROOT / "tests" / "book" / "sanitize.cfg"),
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={root}",
+    ]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
