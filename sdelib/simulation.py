@@ -67,9 +67,9 @@ def simulate(
         A :class:`Path`.
 
     Raises:
-        TypeError: if ``step`` cannot be called, ``x`` is not floating-point, or ``generator`` is none.
+        TypeError: if ``step`` cannot be called, ``x`` is not floating-point, or ``generator`` cannot draw noise.
         ValueError: if ``x`` is not finite, ``times`` are not finite or do not run one way, or ``keep`` is neither 0 nor from 2
-            to ``len(times)``.
+            to ``len(times)``, or a step changes x's shape.
         NonFiniteError: at the first step whose result is not finite, naming the time and the number of items.
     """
     if not callable(step):
@@ -96,6 +96,8 @@ def simulate(
             stepped = planned[i](x, rows[i], rows[i + 1], generator)
             nfe += int(getattr(planned[i], "nfe", own_nfe))
             out = stepped.mean if denoise and i == n - 1 else stepped.x
+            if out.shape != x.shape:  # a score of another shape broadcasts in silence
+                raise ValueError(f"step: needs to keep x's shape, {tuple(x.shape)}, gave {tuple(out.shape)}")
             if not math.isfinite(float(out.detach().sum())):  # one reduction a step; look closer only when it fires
                 _refuse(out, times, i, Path(x, *_states(kept, wanted, times), nfe))
             x = out
