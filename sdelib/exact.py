@@ -64,6 +64,9 @@ class GaussianMixture:
                 f"{self._cov_name}: needs variances of at least 0, got an eigenvalue of {float(eigenvalues.min()):g}"
             )
         self._variances = eigenvalues.clamp_min(0)
+        # All components' axes side by side, (D, K D), and the means in them: one product serves every component.
+        self._all_axes = self._axes.permute(1, 0, 2).reshape(means.shape[1], -1)
+        self._means_in_axes = torch.einsum("kd,kde->ke", means, self._axes)
 
     @property
     def dim(self) -> int:
@@ -169,19 +172,19 @@ class GaussianMixture:
 
     def _terms(self, x: Data, scale: Tensor | None, std: Tensor | None) -> tuple[Tensor, Tensor]:
         """log(w_k N_k(x)), (batch, K), and the components' scores in their own axes, (batch, K, D)."""
-        means, variances, axes = (v.to(x) for v in (self.means, self._variances, self._axes))
+        axes, means, variances = (v.to(x) for v in (self._all_axes, self._means_in_axes, self._variances))
         if scale is not None and std is not None:
             means, variances = means * scale[:, None, None], variances * (scale**2)[:, None, None]
             variances = variances + (std**2)[:, None, None]
-        along = torch.einsum("kde,...kd->...ke", axes, x[:, None] - means)
+        along = (x @ axes).unflatten(1, (-1, self.dim)) - means
         own_score = -along / variances
         quadratic = (along * own_score).sum(-1) - torch.log(variances).sum(-1)
-        return self.weights.to(x).log() + 0.5 * (quadratic - self.dim * math.log(2 * math.pi)), own_score
+        return self.weights.log().to(x) + 0.5 * (quadratic - self.dim * math.log(2 * math.pi)), own_score
 
     def _score(self, x: Data, scale: Tensor | None, std: Tensor | None) -> Data:
         log_terms, own_score = self._terms(x, scale, std)
         share = torch.softmax(log_terms, 1)
-        return torch.einsum("kde,...ke,...k->...d", self._axes.to(x), own_score, share)
+        return (own_score * share[..., None]).flatten(1) @ self._all_axes.to(x).mT
 
 
 class Gaussian(GaussianMixture):

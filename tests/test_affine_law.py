@@ -18,6 +18,7 @@ from sdelib import (
     euler_maruyama,
     identity,
     langevin,
+    randn_like,
     reverse,
     reverse_diffusion,
     simulate,
@@ -161,6 +162,21 @@ def test_identity_leaves_the_law_alone_and_plain_functions_are_steps():
         law = affine_law(double, g3(), [1.0, 0.5], denoise=denoise)[-1]
         torch.testing.assert_close(law.mean, 2 * g3().mean + shift, rtol=1e-14, atol=0)
         torch.testing.assert_close(law.cov, 4 * g3().cov, rtol=1e-14, atol=0)
+
+
+def test_a_step_that_turns_the_space():
+    # cov <- A cov A^T + L L^T with an A and an L that are not symmetric; two draws of noise in one step.
+    A = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.5, -1.0], [0.3, 0.0, 1.0]], dtype=f64)
+    L = torch.tensor([[0.5, 0.0, 0.0], [1.0, 0.2, 0.0], [0.0, -1.0, 2.0]], dtype=f64)
+
+    def shear(x, t, t_next, generator):
+        first, second = randn_like(x, generator), randn_like(x, generator)
+        return Stepped(x @ A.T + first @ L.T + t[:, None] * second, x, t_next)
+
+    law = affine_law(shear, g3(), [0.5, 0.0])[-1]
+    torch.testing.assert_close(law.mean, A @ g3().mean, rtol=1e-13, atol=1e-13)
+    truth = A @ g3().cov @ A.T + L @ L.T + 0.25 * torch.eye(3, dtype=f64)
+    torch.testing.assert_close(law.cov, truth, rtol=1e-13, atol=1e-13)
 
 
 # --- Monte Carlo ---------------------------------------------------------------------------------------------------
