@@ -134,6 +134,18 @@ def test_chapters_show_mathematics_and_pictures(html, browser):
         assert seen["rendered"] > 10, page
 
 
+def test_search_finds_chapters_from_a_folder(html, browser):
+    context = browser.new_context()
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.goto((html / "search.html").as_uri() + "?q=notation")
+    page.locator("#search-results li a", has_text="Notation").first.wait_for()
+    assert wrong == []
+    context.close()
+
+
 def test_no_page_names_another_host_as_a_resource(html):
     assert external_hosts(html) == []
 

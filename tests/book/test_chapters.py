@@ -32,3 +32,10 @@ def test_every_chapter_makes_claims():
 
 def test_every_picture_has_words_and_is_small_enough():
     assert figure_problems(ROOT) == []
+
+
+def test_titles_leave_the_number_to_the_page():
+    for stem, notebook in claims.notebooks(ROOT):
+        assert not claims.title(notebook, stem)[0].isdigit(), (
+            f"{stem}: the page puts the number before the title itself"
+        )
