@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sdelib import ops
+from sdelib.sde import SDE
 from sdelib.types import Data, Diffusion, Drift, ScoreFn, Time
 
 MatrixDiffusion = Callable[[Data, Time], Tensor]
@@ -60,6 +61,9 @@ def reverse(sde: Diffusing, score: ScoreFn, *, eta: float = 1.0) -> tuple[Drift,
     def diffusion(t: Time) -> Time:
         return eta * sde.diffusion(t)
 
+    if isinstance(sde, SDE) and type(sde).drift is SDE.drift and type(sde).diffusion is SDE.diffusion:
+        # f(t) x + q(t) score: a step can then compute both numbers for a whole grid beforehand
+        drift.linear = score, lambda t: (sde.f(t), -factor * sde.g(t) ** 2)  # type: ignore[attr-defined]
     return count_scores(drift), diffusion
 
 

@@ -84,8 +84,14 @@ class LinearPredictor(PlannedStep):
 
     nfe = 1
 
-    def __init__(self, score: ScoreFn, coefficients: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> None:
-        self.score, self.coefficients = score, coefficients
+    def __init__(
+        self,
+        score: ScoreFn,
+        coefficients: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+        *,
+        backward_only: bool = True,
+    ) -> None:
+        self.score, self.coefficients, self.backward_only = score, coefficients, backward_only
 
     def __call__(self, x: Data, t: Time, t_next: Time, generator: Generator | None = None) -> Stepped:
         """One move, every item at its own time."""
@@ -99,9 +105,9 @@ class LinearPredictor(PlannedStep):
         """p, q and r for every interval in one vectorised call.
 
         Raises:
-            ValueError: if the grid runs forward in time.
+            ValueError: if the grid runs forward in time and the predictor cannot.
         """
-        if bool((ends > starts).any()):
+        if self.backward_only and bool((ends > starts).any()):
             raise ValueError(
                 "times: this predictor runs backward in time, from t to a smaller t_next; got rising times"
             )
@@ -232,7 +238,19 @@ def euler_maruyama(drift: Drift, diffusion: Diffusion | MatrixDiffusion) -> Plan
     for name, fn in (("drift", drift), ("diffusion", diffusion)):
         if not callable(fn):
             raise TypeError(f"{name}: needs a function, got {type(fn).__name__}")
-    return _EulerMaruyama(drift, diffusion)
+    linear = getattr(drift, "linear", None)  # what reverse says of an SDE's drift: f(t) x + q(t) score
+    if linear is None or _takes_two(diffusion):
+        return _EulerMaruyama(drift, diffusion)
+
+    score, rates = linear
+
+    def coefficients(t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dt = t_next - t
+        f, q = rates(t)
+        g = ops.as_time(diffusion(t)).to(dt)  # type: ignore[call-arg]
+        return 1.0 + f * dt, q * dt, g * dt.abs().sqrt()
+
+    return LinearPredictor(score, coefficients, backward_only=False)
 
 
 class _Corrector(PlannedStep):
