@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from torch import Tensor
 from sdelib import ops
 from sdelib.sde import Noising
 from sdelib.types import Data, Generator, PerItem, ScoreFn, Step, Time
+
+Numbers = Tensor | Sequence[Any] | float  # tensors, or lists nested as deep as their shape
 
 
 class GaussianMixture:
@@ -44,7 +46,7 @@ class GaussianMixture:
 
     _cov_name = "covs"  # what the errors call the covariances
 
-    def __init__(self, weights: Tensor, means: Tensor, covs: Tensor | float) -> None:
+    def __init__(self, weights: Numbers, means: Numbers, covs: Numbers) -> None:
         given = means.dtype if isinstance(means, Tensor) else None
         self.dtype = given if given is not None and given.is_floating_point else torch.get_default_dtype()
         weights, means, covs = (_parameter(v, n) for v, n in ((weights, "weights"), (means, "means"), (covs, "covs")))
@@ -200,7 +202,7 @@ class Gaussian(GaussianMixture):
 
     _cov_name = "cov"
 
-    def __init__(self, mean: Tensor | float, cov: Tensor | float) -> None:
+    def __init__(self, mean: Numbers, cov: Numbers) -> None:
         dtype = mean.dtype if isinstance(mean, Tensor) and mean.is_floating_point() else torch.get_default_dtype()
         mean, cov = _parameter(mean, "mean"), _parameter(cov, "cov")
         if mean.ndim > 1:
@@ -329,7 +331,7 @@ def _read_affine(step: Step, D: int, t: float, t_next: float, *, use_mean: bool)
     return A, c, L
 
 
-def _parameter(value: Tensor | float, name: str) -> Tensor:
+def _parameter(value: Numbers, name: str) -> Tensor:
     tensor = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
     if not bool(torch.isfinite(tensor).all()):
         first = float(tensor.flatten()[int((~torch.isfinite(tensor.flatten())).nonzero()[0])])

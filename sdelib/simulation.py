@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdelib import ops
-from sdelib.types import Data, Generator, Step, Time
+from sdelib.types import Data, Generator, Grid, Step
 
 
 class Path(NamedTuple):
@@ -25,7 +25,7 @@ class Path(NamedTuple):
     """
 
     x: Data
-    times: Time | None
+    times: Grid | None
     xs: Tensor | None
     nfe: int
 
@@ -113,7 +113,7 @@ def _kept(keep: int, n: int) -> list[int]:
     return [round(i * n / (keep - 1)) for i in range(keep)] if keep else []
 
 
-def _states(kept: list[Data], wanted: list[int], times: Time) -> tuple[Time | None, Tensor | None]:
+def _states(kept: list[Data], wanted: list[int], times: Grid) -> tuple[Tensor | None, Tensor | None]:
     return (times[wanted[: len(kept)]], torch.stack(kept)) if kept else (None, None)
 
 
@@ -125,7 +125,7 @@ def _steps(n: int, progress: bool) -> Sequence[int]:
     return tqdm(range(n), leave=False)
 
 
-def _refuse(out: Data, times: Time, i: int, path: Path) -> None:
+def _refuse(out: Data, times: Grid, i: int, path: Path) -> None:
     bad = int((~torch.isfinite(out.detach().reshape(out.shape[0], -1)).all(1)).sum())
     if bad:  # a finite state can still have a sum that overflows
         raise NonFiniteError(

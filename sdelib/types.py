@@ -16,6 +16,7 @@ from torch import Tensor
 Data = Float[Tensor, "batch *shape"]
 Time = Float[Tensor, " batch"]
 PerItem = Float[Tensor, " batch"]
+Grid = Float[Tensor, " times"]  # times in a row, one for each step and one more
 Coefficient = Float[Tensor, "*times"]  # a number for each time, whatever the shape of the times
 
 
