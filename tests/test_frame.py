@@ -223,11 +223,12 @@ def workshop(tmp_path):
     return tmp_path
 
 
-def make(where: Path, *arguments: str) -> tuple[int, str, list[str]]:
+def make(where: Path, *arguments: str, **environment: str) -> tuple[int, str, list[str]]:
     """Exit status, output, and what python was asked for."""
     log = where / "asked"
     log.write_text("", encoding="utf-8")
     quiet = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON", "FORCE")}
+    quiet |= {"CI": "", "SDELIB_REQUIRE_BROWSER": "", "CHROMIUM": ""} | environment
     done = subprocess.run(["make", *arguments], cwd=where, env=quiet, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, log.read_text(encoding="utf-8").splitlines()
 
@@ -290,6 +291,27 @@ def test_force_reaches_the_executor(workshop):
 @needs_make
 def test_recorded_says_when_there_is_none(workshop):
     assert "nothing is recorded yet" in make(workshop, "recorded")[1]
+
+
+@needs_make
+def test_a_missing_browser_is_one_visible_line_or_a_failure(workshop):
+    programs = workshop / "programs"
+    programs.mkdir()
+    for name in ("sh", "find", "touch", "mkdir", "echo"):
+        (programs / name).symlink_to(shutil.which(name))
+    (programs / "make").symlink_to(shutil.which("make"))
+    make(workshop, "book")
+    status, output, asked = make(workshop, "browser", PATH=str(programs))
+    assert status == 0, output
+    assert [line for line in output.splitlines() if "browser" in line and "==" not in line] == [
+        "SKIPPED: no browser (chromium, google-chrome or CHROMIUM=path): the pages were not opened"
+    ]
+    assert asked == []
+    # where one is required, the tests themselves are run, and fail for want of it
+    for demand in ({"CI": "true"}, {"SDELIB_REQUIRE_BROWSER": "1"}):
+        assert make(workshop, "browser", PATH=str(programs), **demand)[2] == ["-m pytest -q tests/book -m browser"]
+    (programs / "chromium").symlink_to("/bin/true")
+    assert make(workshop, "browser", PATH=str(programs))[2] == ["-m pytest -q tests/book -m browser"]
 
 
 @needs_make
