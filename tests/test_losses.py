@@ -268,6 +268,26 @@ def test_importance_times_follow_g2_over_std2(sde, t_min, generator):
     assert stats.kstest(times, lambda t: _share_below(sde, t, t_min)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("sde", [VE(), VP(), SubVP()], ids=repr)
+def test_importance_times_and_their_factor_are_exact(sde):
+    """The distribution function of the times gives the uniform numbers back. On data 0 the score (1 - x/std)/std has the error
+    |std s + noise|^2 = 1, so every loss is the factor: the mean of g^2/std^2 over [t_min, T]."""
+    seen, t_min = [], 1e-3
+
+    def score(x, t):
+        seen.append(t)
+        return (1 - x / sde.std(t)[:, None]) / sde.std(t)[:, None]
+
+    g, h = (torch.Generator().manual_seed(0) for _ in range(2))
+    x0 = torch.zeros(1000, 1, dtype=torch.float64)
+    loss = dsm(sde, score, x0, weight="likelihood", sampling="importance", t_min=t_min, generator=g)
+    u = torch.rand(1000, generator=h, dtype=torch.float64)
+    torch.testing.assert_close(_share_below(sde, seen[0].numpy(), t_min), u.numpy(), rtol=0, atol=1e-12)
+    t = torch.logspace(-3, 0, 200_001, dtype=torch.float64)
+    mean = torch.trapezoid((sde.g(t) / sde.std(t)) ** 2, t) / (1 - t_min)
+    torch.testing.assert_close(loss, mean.expand(1000), rtol=1e-7, atol=0)  # the rule's own error is smaller
+
+
 @pytest.mark.parametrize("sde", [VP(), SubVP()], ids=repr)
 def test_importance_sampling_keeps_the_mean_and_cuts_the_variance(sde, generator):
     n = 200_000

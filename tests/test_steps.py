@@ -56,7 +56,9 @@ def steps_of(noising, s=score):
         "corrector last": then(
             reverse_diffusion(noising, s, eta=0.0), then(annealed_langevin(noising, s), langevin(noising, s))
         ),
-        "correctors, moved": then(then(annealed_langevin(noising, s), annealed_langevin(noising, s)), identity()),
+        "nested": then(
+            then(annealed_langevin(noising, s), annealed_langevin(noising, s)), reverse_diffusion(noising, s)
+        ),
         "identity": identity(),
     }
     if not isinstance(noising, Chain):
