@@ -80,7 +80,10 @@ class _Linear:
 
 
 class LinearPredictor(PlannedStep):
-    """A predictor with mean p x + q score and noise r z, where p, q, r = coefficients(t, t_next) know times alone."""
+    """A predictor with mean p x + q score and noise r z, where p, q, r = coefficients(t, t_next) know times alone.
+
+    With ``backward_only`` it refuses a grid that runs forward in time.
+    """
 
     nfe = 1
 
