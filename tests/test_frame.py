@@ -208,6 +208,15 @@ def test_floors_bite(tmp_path, module, line):
     assert re.search(rf"{re.escape(stem)} -> sdelib\.\w+", done.stdout), done.stdout
 
 
+def test_a_module_on_no_floor_is_noticed(tmp_path):
+    shutil.copytree(ROOT / "sdelib", tmp_path / "sdelib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "sdelib" / "attic.py").touch()
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert "attic" in done.stdout
+
+
 # ---------------------------------------------------------------- commands
 @pytest.fixture
 def workshop(tmp_path):
