@@ -131,7 +131,7 @@ browser: $(READY) #: open every rendered page in a headless Chromium
 	  if command -v "$$b" >/dev/null 2>&1; then found=1; fi; \
 	done; \
 	if [ -n "$$found" ] || [ "$${CI:-}" = true ] || [ "$${SDELIB_REQUIRE_BROWSER:-}" = 1 ]; \
-	then $(PYTEST) -q tests/book -m browser; \
+	then $(PYTEST) tests/book -m browser; \
 	else echo "SKIPPED: no browser (chromium, google-chrome or CHROMIUM=path): the pages were not opened"; fi
 
 # ------------------------------------------------------------------ the rest
