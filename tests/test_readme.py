@@ -44,6 +44,27 @@ def test_commands_exist_in_the_makefile():
     assert named <= targets
 
 
+def test_jupyterlab_starts_where_it_sees_both_twins(tmp_path):
+    """A server that starts in notebooks/ cannot reach book/: what is saved there would leave the text behind."""
+    line = re.search(r"-m jupyterlab (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1].split()
+    assert all(word.startswith("--") for word in line)  # a folder named here would become the server's root
+
+    import nbformat
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+
+    for folder in ("book", "notebooks"):
+        (tmp_path / folder).mkdir()
+    stem = "ch01_scores_langevin"
+    for twin in (f"book/{stem}.md", f"notebooks/{stem}.ipynb", "pyproject.toml"):
+        (tmp_path / twin).write_bytes((ROOT / twin).read_bytes())
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    model = manager.get(f"notebooks/{stem}.ipynb")
+    model["content"]["cells"].append(nbformat.v4.new_markdown_cell("A sentence saved from JupyterLab."))
+    manager.save(model, f"notebooks/{stem}.ipynb")
+    assert "A sentence saved from JupyterLab." in (tmp_path / f"book/{stem}.md").read_text(encoding="utf-8")
+
+
 def test_plain_commands_are_those_behind_make():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     unix, windows = (re.search(rf"^```{kind}\n(.*? -m venv .*?)^```", README, re.M | re.S) for kind in ("sh", "bat"))
@@ -51,7 +72,7 @@ def test_plain_commands_are_those_behind_make():
     windows = [line.split("#")[0].strip() for line in windows[1].splitlines()]
     assert [line.removeprefix("python3") for line in unix[:1]] == [line.removeprefix("py -3") for line in windows[:1]]
     for one, other in zip(unix[1:], windows[1:], strict=True):
-        assert one.replace("/", "\\").replace("bin", "Scripts") == other
+        assert one.replace("/", "\\").replace("bin", "Scripts") == other.replace("/", "\\")  # URLs keep their slashes
         argument = one.removeprefix(".venv/bin/python ")
         assert argument.removeprefix("-m pip install ") in makefile
 
