@@ -257,7 +257,7 @@ def euler_maruyama(drift: Drift, diffusion: Diffusion | MatrixDiffusion) -> Plan
 
 
 class _Corrector(PlannedStep):
-    """Langevin at time t: n_steps of x + step s + sqrt(2 step) z, where ``sizes`` decides the step."""
+    """Langevin at time t: n_steps of x + step s + sqrt(2 step) z, where ``size`` decides the step."""
 
     moves = False
 
