@@ -116,9 +116,27 @@ def check_data(x: Tensor, name: str = "x") -> None:
         raise TypeError(f"{name}: needs floating-point data, got {x.dtype}; convert it first, e.g. {name}.float()")
     if x.ndim < 1 or x.shape[0] < 1:
         raise ValueError(f"{name}: needs shape (batch, *shape) with at least one item, got {tuple(x.shape)}")
-    bad = int((~torch.isfinite(x.reshape(x.shape[0], -1)).all(1)).sum())
+    bad = bad_items(x)
     if bad:
         raise ValueError(f"{name}: needs finite values, got NaN or infinity in {bad} of {x.shape[0]} items")
+
+
+def bad_items(x: Data) -> int:
+    """How many items of a batch hold NaN or infinity."""
+    return int((~torch.isfinite(x.detach().reshape(x.shape[0], -1)).all(1)).sum())
+
+
+def check_function(fn: object, name: str, of: str = "") -> None:
+    """Refuse what cannot be called, and guess what was meant: an instance of a class, or a law's score."""
+    if callable(fn) and not isinstance(fn, type):
+        return
+    got = f"the class {fn.__name__}" if isinstance(fn, type) else type(fn).__name__
+    hint = ""
+    if isinstance(fn, type):
+        hint = f"; an instance is made by {fn.__name__}(...)"
+    elif hasattr(fn, "score_fn"):
+        hint = "; a law's score along a noising is law.score_fn(noising)"
+    raise TypeError(f"{name}: needs a function{of and f' of {of}'}, got {got}{hint}")
 
 
 def check_like(a: Tensor, x: Tensor, name: str, other: str = "x") -> None:

@@ -49,11 +49,13 @@ def reverse(sde: Diffusing, score: ScoreFn, *, eta: float = 1.0) -> tuple[Drift,
             ``score`` cannot be called.
         ValueError: if ``eta`` is negative or not finite.
     """
+    if isinstance(sde, type):
+        raise TypeError(f"sde: needs an SDE, got the class {sde.__name__}; write {sde.__name__}()")
     for name in ("drift", "diffusion"):
         if not callable(getattr(sde, name, None)):
             raise TypeError(f"sde: needs drift(x, t) and diffusion(t), which {type(sde).__name__} lacks")
-    _need_functions(score=score)
-    factor = _pull(eta)
+    ops.check_function(score, "score", "(x, t)")
+    factor = pull(eta)
 
     def drift(x: Data, t: Time) -> Data:
         return sde.drift(x, t) - ops.bcast(factor * ops.as_time(sde.diffusion(t)) ** 2, x) * score(x, t)
@@ -85,8 +87,9 @@ def reverse_general(
         TypeError: if ``drift``, ``G`` or ``score`` cannot be called.
         ValueError: if ``eta`` is negative or not finite, or, when called, if G does not return (batch, D, D).
     """
-    _need_functions(drift=drift, G=G, score=score)
-    factor = _pull(eta)
+    for name, fn in (("drift", drift), ("G", G), ("score", score)):
+        ops.check_function(fn, name, "(x, t)")
+    factor = pull(eta)
 
     def backward(x: Data, t: Time) -> Data:
         def covariance(points: Tensor) -> Tensor:
@@ -111,14 +114,8 @@ def reverse_general(
     return count_scores(backward), diffusion
 
 
-def _need_functions(**functions: Callable[..., Tensor]) -> None:
-    for name, fn in functions.items():
-        if not callable(fn):
-            raise TypeError(f"{name}: needs a function of (x, t), got {type(fn).__name__}")
-
-
-def _pull(eta: float) -> float:
-    """(1 + eta^2)/2, after checking eta."""
+def pull(eta: float) -> float:
+    """(1 + eta^2)/2, how much of g^2 score a backward drift takes, after checking eta."""
     if eta != 0.0:
         ops.check_positive(eta, "eta")
     return 0.5 * (1.0 + eta * eta)

@@ -52,8 +52,8 @@ class NetScore(nn.Module):
     ) -> None:
         super().__init__()
         for name, fn in (("net", net), ("label", label), ("out", out), ("inp", inp), ("skip", skip)):
-            if fn is not None and not callable(fn):
-                raise TypeError(f"{name}: needs a function, got {type(fn).__name__}")
+            if fn is not None:
+                ops.check_function(fn, name)
         if label is None or out is None:
             raise TypeError("label, out: both are needed; net_score(net, noising) supplies the authors' choices")
         self.net, self.label, self.out, self.inp, self.skip = net, label, out, inp, skip

@@ -351,8 +351,7 @@ class Ito:
 
     def __init__(self, drift: Drift, diffusion: Diffusion, T: float = 1.0) -> None:
         for name, fn in (("drift", drift), ("diffusion", diffusion)):
-            if not callable(fn):
-                raise TypeError(f"{name}: needs a function, got {type(fn).__name__}")
+            ops.check_function(fn, name)
         ops.check_positive(T, "T")
         self._drift, self._diffusion, self.T = drift, diffusion, T
 

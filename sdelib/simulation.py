@@ -72,8 +72,7 @@ def simulate(
             to ``len(times)``, or a step changes x's shape.
         NonFiniteError: at the first step whose result is not finite, naming the time and the number of items.
     """
-    if not callable(step):
-        raise TypeError(f"step: needs a function of (x, t, t_next, generator), got {type(step).__name__}")
+    ops.check_function(step, "step", "(x, t, t_next, generator)")
     ops.check_data(x)
     if not (generator is None or isinstance(generator, torch.Generator) or hasattr(generator, "randn_like")):
         raise TypeError(
@@ -126,7 +125,7 @@ def _steps(n: int, progress: bool) -> Sequence[int]:
 
 
 def _refuse(out: Data, times: Grid, i: int, path: Path) -> None:
-    bad = int((~torch.isfinite(out.detach().reshape(out.shape[0], -1)).all(1)).sum())
+    bad = ops.bad_items(out)
     if bad:  # a finite state can still have a sum that overflows
         raise NonFiniteError(
             f"the step from t = {float(times[i]):g} to {float(times[i + 1]):g} gave NaN or infinity in {bad} of {out.shape[0]} "

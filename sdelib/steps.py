@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from sdelib import ops
-from sdelib.reversal import MatrixDiffusion
+from sdelib.reversal import MatrixDiffusion, pull
 from sdelib.sde import Noising
 from sdelib.types import Data, Diffusion, Drift, Generator, ScoreFn, Step, Stepped, Time
 
@@ -156,13 +156,12 @@ def reverse_diffusion(noising: Noising, score: ScoreFn, *, eta: float = 1.0) -> 
     Raises:
         ValueError: if ``eta`` is negative or not finite.
     """
-    if eta != 0.0:
-        ops.check_positive(eta, "eta")
+    factor = pull(eta)
     _need_kernel(noising, score)
 
     def coefficients(t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, b = noising.transition(t_next, t)
-        return 2.0 - a, 0.5 * (1.0 + eta**2) * b**2, eta * b
+        return 2.0 - a, factor * b**2, eta * b
 
     return LinearPredictor(score, coefficients)
 
@@ -239,8 +238,7 @@ def euler_maruyama(drift: Drift, diffusion: Diffusion | MatrixDiffusion) -> Plan
         TypeError: if one of them cannot be called.
     """
     for name, fn in (("drift", drift), ("diffusion", diffusion)):
-        if not callable(fn):
-            raise TypeError(f"{name}: needs a function, got {type(fn).__name__}")
+        ops.check_function(fn, name)
     linear = getattr(drift, "linear", None)  # what reverse says of an SDE's drift: f(t) x + q(t) score
     if linear is None or _takes_two(diffusion):
         return _EulerMaruyama(drift, diffusion)
@@ -263,8 +261,7 @@ class _Corrector(PlannedStep):
 
     def __init__(self, noising: Noising, score: ScoreFn, snr: float, n_steps: int) -> None:
         ops.check_positive(snr, "snr")
-        if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-            raise ValueError(f"n_steps: needs a whole number, at least 1, got {n_steps!r}")
+        ops.check_count(n_steps, "n_steps", "steps at every time")
         _need_kernel(noising, score)
         self.noising, self.score, self.snr, self.n_steps, self.nfe = noising, score, snr, n_steps, n_steps
 
@@ -439,8 +436,7 @@ def then(*steps: Step) -> PlannedStep:
     if not steps:
         raise ValueError("steps: needs at least one step")
     for step in steps:
-        if not callable(step):
-            raise TypeError(f"steps: needs functions of (x, t, t_next, generator), got {type(step).__name__}")
+        ops.check_function(step, "steps", "(x, t, t_next, generator)")
     # A chain of chains is one chain; so every part's own account of whether it moves time is seen when planning.
     return _Then([part for step in steps for part in (step.steps if isinstance(step, _Then) else (step,))])
 
@@ -451,10 +447,13 @@ def _precise(t: Time) -> Time:
 
 
 def _need_kernel(noising: Noising, score: ScoreFn) -> None:
+    if isinstance(noising, type):
+        raise TypeError(
+            f"noising: needs an SDE or a chain, got the class {noising.__name__}; write {noising.__name__}()"
+        )
     if not isinstance(noising, Noising):
         raise TypeError(
             f"noising: needs scale, std and transition, which {type(noising).__name__} lacks; "
             "for a general SDE use euler_maruyama(*reverse(sde, score))"
         )
-    if not callable(score):
-        raise TypeError(f"score: needs a function of (x, t), got {type(score).__name__}")
+    ops.check_function(score, "score", "(x, t)")

@@ -171,8 +171,8 @@ def test_one_batch_of_far_points_changes_its_neighbours():
         ({"snr": -0.1}, ValueError, r"snr: needs a finite number above 0, got -0\.1"),
         ({"snr": math.nan}, ValueError, "snr: needs a finite number above 0, got nan"),
         ({"snr": "high"}, TypeError, "snr: needs a number, got str"),
-        ({"n_steps": 0}, ValueError, "n_steps: needs a whole number, at least 1, got 0"),
-        ({"n_steps": 1.5}, ValueError, r"n_steps: needs a whole number, at least 1, got 1\.5"),
+        ({"n_steps": 0}, ValueError, "n_steps: needs a whole number of steps at every time, at least 1, got 0"),
+        ({"n_steps": 1.5}, ValueError, r"n_steps: needs a whole number of steps at every time, at least 1, got 1\.5"),
         ({"n_steps": True}, ValueError, "n_steps: needs a whole number"),
     ],
 )

@@ -312,7 +312,7 @@ def test_bad_input():
         reverse_diffusion(sde, s, eta=-1.0)
     with pytest.raises(ValueError, match="steps: needs at least one step"):
         then()
-    with pytest.raises(TypeError, match=r"steps: needs functions of \(x, t, t_next, generator\), got str"):
+    with pytest.raises(TypeError, match=r"steps: needs a function of \(x, t, t_next, generator\), got str"):
         then(identity(), "langevin")
     with pytest.raises(TypeError, match="diffusion: needs a function, got float"):
         euler_maruyama(s, 1.0)
@@ -321,3 +321,20 @@ def test_bad_input():
     x, t = torch.ones(2, 2), torch.zeros(2)
     with pytest.raises(ValueError, match=r"diffusion: G\(x, t\) needs shape .* got \(2, 2, 3\) on \(2, 2\)"):
         euler_maruyama(s, lambda x, t: torch.ones(2, 2, 3))(x, t, t + 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: ancestral(VP, score), r"noising: needs an SDE or a chain, got the class VP; write VP\(\)"),
+        (lambda: reverse(VP, score), r"sde: needs an SDE, got the class VP; write VP\(\)"),
+        (lambda: ancestral(VP(), G1), r"score: needs a function of \(x, t\), got Gaussian; .*law.score_fn\(noising\)"),
+        (lambda: reverse(VP(), G1), r"score: needs a function of \(x, t\), got Gaussian; .*law.score_fn\(noising\)"),
+        (lambda: langevin(score, VP()), "noising: needs scale, std and transition, which function lacks"),
+        (lambda: then(Stepped), r"steps: needs a function of .*, got the class Stepped; .*Stepped\(\.\.\.\)"),
+        (lambda: Ito(VP().drift, 1.0), "diffusion: needs a function, got float"),
+    ],
+)
+def test_errors_guess_what_was_meant(build, words):
+    with pytest.raises(TypeError, match=words):
+        build()
