@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pairs import ROOT, chapters, content, header, read_text
 
 TIMEOUT = 600
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 # ---------------------------------------------------------------- what a chapter is made from
@@ -62,7 +63,10 @@ def essence(source: str) -> str:
 def stamp(root: Path, stem: str) -> dict[str, str]:
     """Return the hashes of a chapter's text, of the library and of the recorded data it lists."""
     notebook = read_text(root / "book" / f"{stem}.md")
-    library = sorted((root / "sdelib").rglob("*.py"))
+    graders = f"{stem.split('_')[0]}.py"  # those of other chapters' exercises change nothing here
+    library = [
+        p for p in sorted((root / "sdelib").rglob("*.py")) if p.parent.name != "exercises" or is_shared(p, graders)
+    ]
     inputs = notebook.metadata.get("sdelib", {}).get("inputs", [])
     return {
         "text": digest(
@@ -73,6 +77,10 @@ def stamp(root: Path, stem: str) -> dict[str, str]:
         ),
         "inputs": digest(*((root / name).read_bytes() for name in inputs)),
     }
+
+
+def is_shared(path: Path, graders: str) -> bool:
+    return path.name == graders or not re.fullmatch(r"ch\d+\.py", path.name)
 
 
 def stored_stamp(path: Path) -> dict[str, str]:
@@ -98,6 +106,7 @@ def execute(root: Path, stem: str) -> nbformat.NotebookNode:
     )
     client.execute()
     normalise(notebook)
+    fold(notebook)
     notebook.metadata["sdelib_stamp"] = stamp(root, stem)
     return notebook
 
@@ -117,27 +126,55 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
     notebook.metadata.get("jupytext", {}).pop("text_representation", None)  # JupyterLab drops it when it saves
     widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
     state = widgets.get("state", {})
+    shown, replaced = [], []
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        view = output.get("data", {}).get(VIEW)
+        if view and "text/html" in output.data:  # HTML that needs no kernel: its live twin would only be a broken model
+            replaced.append(output.data.pop(VIEW)["model_id"])
+        elif view:
+            shown.append(view["model_id"])
+    for model in reach(state, replaced):
+        if model not in reach(state, shown):
+            del state[model]
     if not state:
+        notebook.metadata.pop("widgets", None)
         return
-    shown = [
-        output.data["application/vnd.jupyter.widget-view+json"]["model_id"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    ]
-    order: list[str] = []
-    queue = [*shown, *state]  # those shown first, then what they refer to, then the rest as created
-    while queue:
-        model = queue.pop(0)
-        if model in state and model not in order:
-            order.append(model)
-            queue[:0] = re.findall(r"IPY_MODEL_(\w+)", json.dumps(state[model]))
+    order = reach(state, [*shown, *state])  # those shown first, then what they refer to, then the rest as created
     names = {old: f"{i:032x}" for i, old in enumerate(order)}
     text = re.sub(r"[0-9a-f]{32}", lambda m: names.get(m[0], m[0]), json.dumps(notebook))
     renamed = nbformat.from_dict(json.loads(text))
     states = renamed.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]
     states["state"] = dict(sorted(states["state"].items()))
     notebook.update(renamed)
+
+
+def reach(state: dict, models: list[str]) -> list[str]:
+    """Return these widgets and those they refer to, depth first."""
+    order: list[str] = []
+    queue = list(models)
+    while queue:
+        model = queue.pop(0)
+        if model in state and model not in order:
+            order.append(model)
+            queue[:0] = re.findall(r"IPY_MODEL_(\w+)", json.dumps(state[model]))
+    return order
+
+
+def fold(notebook: nbformat.NotebookNode) -> None:
+    """Let JupyterLab open the notebook as the page looks: solutions folded, and the code of `hide-input` cells.
+
+    The key is JupyterLab's own. It stays in the notebook: `cell_metadata_filter` keeps it out of the text.
+    """
+    inside = False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and "{solution-start}" in cell.source:
+            inside = True  # its own cell stays, as the heading
+        elif cell.cell_type == "markdown" and "{solution-end}" in cell.source:
+            inside = False
+        elif cell.cell_type == "code" and (inside or "hide-input" in cell.metadata.get("tags", [])):
+            cell.metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if inside else {})
+        elif inside:
+            cell.metadata["jupyter"] = {"source_hidden": True}
 
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> None:

@@ -15,7 +15,7 @@ STEM = "ch99_walk"
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The small book, executed. Its kernels see a library that consists of claims.py, so they start without torch."""
+    """The small book, executed. Its kernels see a library of the files copied here, so they start without torch."""
     root = tmp_path_factory.mktemp("mini")
     shutil.copytree(ROOT / "tests" / "book" / "mini", root, dirs_exist_ok=True)
     shutil.copytree(ROOT / "book" / "_ext", root / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
@@ -23,7 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "sdelib").mkdir()
     (root / "sdelib" / "__init__.py").touch()
-    for name in ("_config.yml", "book/references.bib", "sdelib/claims.py"):
+    for name in ("_config.yml", "book/references.bib", "sdelib/claims.py", "sdelib/show.py"):
         shutil.copy(ROOT / name, root / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root))
