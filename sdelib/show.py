@@ -209,14 +209,14 @@ def _encoded(picture: np.ndarray, shades: int) -> str:
 
 # ---------------------------------------------------------------- the page
 _STYLE = """
-.sdelib-slider{margin:.4em 0;max-width:100%}
+.sdelib-slider{margin:.4em 0}
 .sdelib-slider img{display:block;max-width:100%;height:auto;border-radius:.4rem}
-.sdelib-knobs{display:flex;flex-wrap:wrap;align-items:center;gap:.2em 1.4em;margin:.4em 0 0;max-width:48rem}
+.sdelib-knobs{display:flex;flex-wrap:wrap;align-items:center;gap:.2em 1.4em;margin:.5em 0 0}
 .sdelib-knobs[hidden]{display:none}
-.sdelib-knobs>span{display:flex;flex:1 1 17rem;align-items:center;gap:.6em;min-width:0}
+.sdelib-knobs>span{display:flex;flex:1 1 13rem;align-items:center;gap:.6em;min-width:0}
 .sdelib-knobs label{display:flex;flex:1;flex-wrap:wrap;align-items:center;gap:0 .7em;margin:0;min-width:0}
 .sdelib-knobs input{flex:1 1 8rem;min-width:6rem;height:2rem;margin:0;accent-color:var(--book-green,#1d7a6d);cursor:pointer}
-.sdelib-knobs output{min-width:3.2em;font-variant-numeric:tabular-nums;font-weight:600;text-align:right}
+.sdelib-knobs output{font-variant-numeric:tabular-nums;font-weight:600;text-align:right}
 .sdelib-knobs button{min-width:4.6em;min-height:2rem;padding:0 .8em;font:inherit;color:inherit;background:none;border:1px solid
  currentColor;border-radius:.3rem;cursor:pointer}
 """
@@ -298,14 +298,14 @@ def _html(
     inputs = "".join(
         f'<span><label>{html.escape(k.label)} <input type="range" min="0" max="{len(k.values) - 1}" step="1" value="{i}" '
         f'autocomplete="off" aria-valuetext="{html.escape(k.texts[i])}"></label>'
-        f'<output aria-live="off">{html.escape(k.texts[i])}</output></span>'
+        f'<output aria-live="off" style="min-width:{max(map(len, k.texts))}ch">{html.escape(k.texts[i])}</output></span>'
         for k, i in zip(knobs, first, strict=True)
     )
     button = '<button type="button">Play</button>' if play else ""
     names = html.escape(", ".join(k.label for k in knobs))
     return (
-        # JupyterLab leaves the keys to us
-        f'<div class="sdelib-slider" role="group" aria-label="Figure with a slider: {names}" data-lm-suppress-shortcuts="true">'
+        f'<div class="sdelib-slider" role="group" aria-label="Figure with a slider: {names}" '
+        f'style="max-width:min(100%,max(26rem,{shape[1]}px))" data-lm-suppress-shortcuts="true">'  # JupyterLab: our keys
         f"<style>{_STYLE}</style>"
         f'<img alt="{html.escape(f"{alt} ({said})")}" width="{shape[1]}" height="{shape[0]}" src="{frames[at]}">'
         f'<div class="sdelib-knobs" hidden>{button}{inputs}</div>'
