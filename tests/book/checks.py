@@ -2,9 +2,12 @@
 
 import base64
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+
+from sdelib.show import MAX_BYTES, MAX_FRAMES
 
 NOTEBOOK_LIMIT, PICTURE_LIMIT = 1_500_000, 150_000
 
@@ -40,6 +43,30 @@ def figure_problems(root: Path) -> list[str]:
                 drawn = re.search(r"<(canvas|svg|img)\b", page)
                 if drawn and not re.search(r"""(aria-label|alt)\s*=\s*["'][^"']+["']""", page):
                     problems.append(f"{where}: <{drawn[1]}> in HTML output has neither aria-label nor alt")
+                if 'class="sdelib-slider"' in page:
+                    problems += [f"{where}: {problem}" for problem in slider_problems(page)]
+            if any(
+                kind.startswith("application/vnd.jupyter.widget-view") and "text/html" in d for d in data for kind in d
+            ):
+                problems.append(f"{where}: a stored widget view hides the HTML beside it: run tools/execute.py")
+    return problems
+
+
+def slider_problems(page: str) -> list[str]:
+    """A slider without words, too large, or with frames that do not match its knobs."""
+    problems = []
+    if len(page.encode()) > MAX_BYTES:
+        problems.append(f"a slider of {len(page.encode())} bytes, allowed {MAX_BYTES}")
+    alt = re.search(r'<img alt="([^"]*)"', page)
+    if alt is None or len(alt[1].split()) < 5:
+        problems.append("a slider whose picture has no alt text")
+    stored = re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    if stored is None:
+        return [*problems, "a slider without its frames"]
+    data = json.loads(stored[1])
+    settings = math.prod(len(texts) for _, texts in data["texts"])
+    if not settings == len(data["frames"]) <= MAX_FRAMES:
+        problems.append(f"a slider of {len(data['frames'])} frames and {settings} settings, allowed {MAX_FRAMES}")
     return problems
 
 
