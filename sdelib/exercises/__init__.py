@@ -192,8 +192,11 @@ def near(
             f"{name} is not a number (nan): is something divided by zero, or a root or logarithm of less than 0?"
         )
 
+    size = np.abs(want).max()
+    share = min(0.1, max(1e-9, rtol + (atol / size if size else 0.0)))  # a mistake may be much larger than the truth
+
     def alike(other: Any) -> bool:
-        return bool(np.all(np.abs(have - other) <= atol + max(rtol, 1e-9) * np.abs(other)))
+        return bool(np.all(np.abs(have - other) <= np.maximum(atol, share * np.abs(other))))
 
     miss = np.abs(have - want) - (atol + rtol * np.abs(want))
     if (miss <= 0).all():
