@@ -19,7 +19,9 @@ from sdelib.types import Coefficient, Generator, Time
 
 
 class Chain(Noising):
-    """x_i = a_i x_{i-1} + b_i z_i; ``a`` and ``b`` list levels 1..N, level 1 first.
+    r"""Noise in N levels; ``a`` and ``b`` list levels 1..N, level 1 first.
+
+    .. math:: x_i = a_i\, x_{i-1} + b_i z_i, \qquad z_i \sim N(0, I)
 
     A time between two levels counts as the nearer one: rounding, never truncation, so that i/N in float32
     is level i for every N.
@@ -142,7 +144,7 @@ class Chain(Noising):
 
     @property
     def keeps_mean(self) -> bool:
-        """Whether every a_i is 1, as in SMLD: the variance explodes and the mean stays."""
+        """Whether every a_i is 1, as in SMLD, whose variance explodes and whose mean stays."""
         return bool((self.a == 1).all())
 
     def net_label(self, t: Time) -> Time:
@@ -156,7 +158,9 @@ class Chain(Noising):
 
 
 def smld(sigmas: Tensor) -> Chain:
-    """SMLD's chain (paper eq. 8): a_i = 1, b_i^2 = sigma_i^2 - sigma_{i-1}^2, prior N(0, sigma_N^2 I).
+    r"""SMLD's chain (paper eq. 8), with the prior N(0, sigma_N^2 I) and sigma_0 = 0.
+
+    .. math:: x_i = x_{i-1} + \sqrt{\sigma_i^2 - \sigma_{i-1}^2}\; z_i
 
     Args:
         sigmas: noise scales, (N,), ascending strictly, each above 0; ``sigmas[0]`` is level 1.
@@ -173,7 +177,9 @@ def smld(sigmas: Tensor) -> Chain:
 
 
 def ddpm(betas: Tensor) -> Chain:
-    """DDPM's chain (paper eq. 10): a_i = sqrt(1 - beta_i), b_i = sqrt(beta_i), prior N(0, I).
+    r"""DDPM's chain (paper eq. 10), with the prior N(0, I).
+
+    .. math:: x_i = \sqrt{1 - \beta_i}\; x_{i-1} + \sqrt{\beta_i}\; z_i
 
     Args:
         betas: noise variances, (N,), each in (0, 1); ``betas[0]`` is level 1.
@@ -188,7 +194,9 @@ def ddpm(betas: Tensor) -> Chain:
 
 
 def linear_betas(N: int, *, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
-    """The authors' table: beta_i from beta_min/N to beta_max/N in equal steps, float64.
+    r"""The authors' table: beta_i from beta_min/N to beta_max/N in equal steps, float64.
+
+    .. math:: \beta_i = \frac{1}{N} \Big[ \beta_{\min} + \frac{i - 1}{N - 1} (\beta_{\max} - \beta_{\min}) \Big]
 
     >>> linear_betas(1000)[[0, -1]]
     tensor([0.0001, 0.0200], dtype=torch.float64)
@@ -202,7 +210,9 @@ def linear_betas(N: int, *, beta_min: float = 0.1, beta_max: float = 20.0) -> Te
 
 
 def geometric_sigmas(N: int, *, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
-    """sigma_i = sigma_min (sigma_max/sigma_min)^((i-1)/(N-1)), ascending, float64 (paper section 2.1).
+    r"""Noise scales that grow by one factor from level to level, ascending, float64 (paper section 2.1).
+
+    .. math:: \sigma_i = \sigma_{\min} \Big( \frac{\sigma_{\max}}{\sigma_{\min}} \Big)^{(i-1)/(N-1)}
 
     >>> geometric_sigmas(3, sigma_min=1.0, sigma_max=4.0)
     tensor([1., 2., 4.], dtype=torch.float64)

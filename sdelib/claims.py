@@ -181,7 +181,7 @@ class Claim:
 
     @property
     def html(self) -> str:
-        """The line for a page: colours come from the page, so that it reads in light and dark."""
+        """The line for a page; colours come from the page, so that it reads in light and dark."""
         said = {name: html.escape(getattr(self, name)) for name in ("statement", "expected", "because", "source")}
         return (
             f'<div class="sdelib-claim" id="{anchor(self.id)}" '

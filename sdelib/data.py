@@ -34,6 +34,7 @@ from sdelib.exact import Gaussian, GaussianMixture
 from sdelib.types import PerItem
 
 Points = Float[Tensor, "batch 2"]
+"""Points of the plane."""
 
 
 # --- laws known at every time -----------------------------------------------------------------------------------
@@ -264,15 +265,20 @@ class Spiral(_BlurredCurve):
 
 
 checkerboard = Checkerboard()
+"""The checkerboard of the book."""
 pinwheel = Pinwheel()
+"""The pinwheel of the book, five arms."""
 two_moons = TwoMoons()
+"""The two moons of the book, noise 0.14."""
 spiral = Spiral()
+"""The spiral of the book, noise 0.1."""
 TOYS: dict[str, Toy] = {
     "checkerboard": checkerboard,
     "pinwheel": pinwheel,
     "two_moons": two_moons,
     "spiral": spiral,
 }
+"""The four toys by name."""
 
 
 # --- digits -----------------------------------------------------------------------------------------------------
@@ -328,6 +334,7 @@ def digits(
 # --- batches ----------------------------------------------------------------------------------------------------
 
 Sampler = Callable[..., Tensor]
+"""``sampler(n, generator=...)``: n fresh draws."""
 
 
 def batches(

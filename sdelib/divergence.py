@@ -13,7 +13,10 @@ from sdelib.types import Data, PerItem, ScoreFn, Time
 
 
 def value_and_divergence(fn: ScoreFn, x: Data, t: Time, *, probe: Data | None = None) -> tuple[Data, PerItem]:
-    """fn(x, t) and its divergence sum_d d fn_d / d x_d, an item at a time, from one call of ``fn``.
+    r"""fn(x, t) and its divergence, an item at a time, from one call of ``fn``.
+
+    .. math:: \nabla \cdot f &= \sum_d \frac{\partial f_d}{\partial x_d} = \operatorname{tr} J \\
+        &= \mathbb{E}\big[ v^\top J v \big] \quad \text{if } \mathbb{E}[v v^\top] = I
 
     Args:
         fn: a field, shaped as ``x``, in which no item depends on another.

@@ -25,11 +25,14 @@ from sdelib import ops
 from sdelib.sde import Noising
 from sdelib.types import Data, Generator, PerItem, ScoreFn, Step, Time
 
-Numbers = Tensor | Sequence[Any] | float  # tensors, or lists nested as deep as their shape
+Numbers = Tensor | Sequence[Any] | float
+"""Parameters of a law: tensors, or lists nested as deep as their shape."""
 
 
 class GaussianMixture:
-    """sum_k w_k N(m_k, C_k) on points (batch, D).
+    r"""A mixture of normal laws on points (batch, D), exact at every time of every noising.
+
+    .. math:: p(x) = \sum_k w_k\, N(x;\, m_k, C_k)
 
     Args:
         weights: (K,), above 0; they are normalised to sum to 1.
@@ -112,20 +115,27 @@ class GaussianMixture:
         return torch.logsumexp(log_terms, 1)
 
     def score(self, x: Data) -> Data:
-        """grad_x log p(x) = sum_k r_k(x) C_k^-1 (m_k - x), with r_k the posterior weight of component k.
+        r"""The exact score, (batch, D), with r_k the posterior weight of component k.
 
-        Shape (batch, D); errors as for :meth:`log_prob`.
+        .. math:: \nabla \log p(x) = \sum_k r_k(x)\, C_k^{-1} (m_k - x)
+
+        Errors as for :meth:`log_prob`.
         """
         self._need_density()
         return self._score(self._points(x), None, None)
 
     def responsibilities(self, x: Data) -> Tensor:
-        """(batch, K): the posterior probability r_k(x) that x came from component k."""
+        r"""(batch, K): the posterior probability r_k(x) that x came from component k.
+
+        .. math:: r_k(x) = \frac{w_k N(x;\, m_k, C_k)}{\sum_j w_j N(x;\, m_j, C_j)}
+        """
         self._need_density()
         return torch.softmax(self._terms(self._points(x), None, None)[0], 1)
 
     def at(self, noising: Noising, t: float | Tensor) -> Self:
-        """The law of x(t): the same class, diffused to one time t by the noising's kernel N(scale x0, std^2 I).
+        r"""The law of x(t): the same class, diffused to one time t by the noising's kernel N(scale x0, std^2 I).
+
+        .. math:: p_t = \sum_k w_k\, N(\mathrm{scale}\, m_k,\, \mathrm{scale}^2 C_k + \mathrm{std}^2 I)
 
         VE's kernel keeps sigma_min at time 0, so ``at(VE(), 0)`` is a little wider than the data; :meth:`score_fn` agrees.
 
@@ -227,7 +237,10 @@ class Gaussian(GaussianMixture):
         return self.covs[0]
 
     def kl(self, other: Gaussian) -> float:
-        """KL(self || other) in nats: 1/2 [tr(C2^-1 C1) - D + (m2 - m1)^T C2^-1 (m2 - m1) + log det C2 - log det C1].
+        r"""KL(self || other) in nats, for self N(m, C) and other N(m', C').
+
+        .. math:: \tfrac12 \Big[ &\operatorname{tr}(C'^{-1} C) - D + \log\frac{\det C'}{\det C} \\
+            &+ (m' - m)^\top C'^{-1} (m' - m) \Big]
 
         Raises:
             TypeError: if ``other`` is not a Gaussian; between mixtures there is no closed form.
@@ -263,11 +276,14 @@ class _Probe:
 def affine_law(
     step: Step, start: Gaussian, times: Sequence[float] | Tensor, *, denoise: bool = False
 ) -> list[Gaussian]:
-    """The exact law of a sampler's state at every time of the grid, for a step that is affine in x and in its noise.
+    r"""The exact law of a sampler's state at every time of the grid, for a step that is affine in x and in its noise.
 
-    With an exact Gaussian score every predictor, and Langevin with a step size that does not depend on the sample, is a map
-    x -> A x + c + sum_j L_j z_j. Its parts are read off by pushing the origin, the unit vectors and unit noises through the
-    step; the law then follows as mean <- A mean + c, cov <- A cov A^T + sum_j L_j L_j^T.
+    With an exact Gaussian score every predictor, and Langevin with a step size that does not depend on the sample, is an
+    affine map. Its parts are read off by pushing the origin, the unit vectors and unit noises through the step:
+
+    .. math:: x &\to A x + c + \sum_j L_j z_j, \\
+        \text{mean} &\to A\,\text{mean} + c, \\
+        \text{cov} &\to A\,\text{cov}\,A^\top + \sum_j L_j L_j^\top
 
     Args:
         step: any step whose score and drift are affine in x.

@@ -40,7 +40,10 @@ def dsm(
     sampling: str = "uniform",
     generator: Generator | None = None,
 ) -> PerItem:
-    """Denoising score matching: lambda(t) |score(x(t), t) + noise/std(t)|^2, one time and one noise an item.
+    r"""Denoising score matching, one time and one noise an item.
+
+    .. math:: &\lambda(t) \, \Big\| s\big(x(t), t\big) + \frac{z}{\mathrm{std}(t)} \Big\|^2, \\
+        &x(t) = \mathrm{scale}(t)\, x_0 + \mathrm{std}(t)\, z
 
     On an SDE this is eq. 7; on a :class:`~sdelib.Chain` eq. 1 (SMLD) and eq. 3 (DDPM) with the sum over levels as a mean.
 
@@ -151,7 +154,9 @@ def _importance_time(sde: SDE, x0: Data, t_min: float, generator: Generator | No
 
 
 def explicit(score: ScoreFn, x: Data, t: Time) -> PerItem:
-    """tr(ds/dx) + |s|^2/2 at x ~ p_t (Hyvarinen 2005): the exact trace, one backward pass a dimension; for few dimensions.
+    r"""Explicit score matching at x ~ p_t (Hyvarinen 2005): the exact trace, one backward pass a dimension; for few dimensions.
+
+    .. math:: \operatorname{tr}\Big(\frac{\partial s}{\partial x}\Big) + \tfrac12 \|s\|^2
 
     Raises:
         TypeError, ValueError: if ``x`` is not finite floating-point data or ``t`` not one time an item.
@@ -170,7 +175,9 @@ def sliced(
     variance_reduced: bool = False,
     generator: Generator | None = None,
 ) -> PerItem:
-    """v^T (ds/dx) v + (v^T s)^2/2 at x ~ p_t, one probe v ~ N(0, I) an item (Song et al. 2019; paper section 3.3).
+    r"""Sliced score matching at x ~ p_t, one probe v ~ N(0, I) an item (Song et al. 2019; paper section 3.3).
+
+    .. math:: v^\top \frac{\partial s}{\partial x}\, v + \tfrac12 (v^\top s)^2
 
     Args:
         score: ``score(x, t)``.
@@ -200,9 +207,12 @@ def finite_difference(
     probe: Data | None = None,
     generator: Generator | None = None,
 ) -> PerItem:
-    """The sliced loss with differences for derivatives: two forward passes and no second derivative (Pang et al. 2020).
+    r"""The sliced loss with differences for derivatives: two forward passes and no second derivative (Pang et al. 2020).
 
-    v^T [s(x + h v) - s(x - h v)] / (2h) + |s(x + h v) + s(x - h v)|^2 / 8, which is sliced (variance-reduced) + O(h^2).
+    .. math:: &\frac{1}{2h}\, v^\top \big[s(x + h v) - s(x - h v)\big] \\
+        &+ \tfrac18 \big\|s(x + h v) + s(x - h v)\big\|^2
+
+    This is the variance-reduced sliced loss up to an error of order h^2.
 
     Args:
         score: ``score(x, t)``.

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 CARD = "#FBFAF6"
+"""The card behind every picture."""
 INK = "#161616"
+"""The colour of letters and of exact laws."""
 COLORS: dict[str, str] = {
     "data": "#1D3FA0",
     "prior": "#B17DAD",
@@ -31,6 +33,7 @@ SIGNED = ("#3A66B0", "#8FAEDA", "#D5DFEE", CARD, "#F3DCD2", "#DF9A85", "#B5443A"
 _DASHES: dict[str, Any] = {"learned": (0, (4, 1.6)), "wrong": (0, (5, 1.5, 1, 1.5))}
 
 WIDTH = 6.4
+"""Width of a figure in inches: what a page and, shrunk, a phone can show."""
 
 
 def pyplot() -> Any:

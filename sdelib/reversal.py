@@ -37,7 +37,9 @@ class Diffusing(Protocol):
 
 
 def reverse(sde: Diffusing, score: ScoreFn, *, eta: float = 1.0) -> tuple[Drift, Diffusion]:
-    """Drift f - (1 + eta^2)/2 g^2 score and diffusion eta g (eq. 6 for eta = 1, eq. 13 for eta = 0).
+    r"""Drift and diffusion of the SDE run backwards (eq. 6 for eta = 1, the flow of eq. 13 for eta = 0).
+
+    .. math:: dx = \Big[ f - \frac{1 + \eta^2}{2}\, g^2\, \nabla \log p_t \Big] dt + \eta\, g\, d\bar w
 
     Args:
         sde: anything with ``drift(x, t)`` and ``diffusion(t)``.
@@ -72,10 +74,13 @@ def reverse(sde: Diffusing, score: ScoreFn, *, eta: float = 1.0) -> tuple[Drift,
 def reverse_general(
     drift: Drift, G: MatrixDiffusion, score: ScoreFn, *, eta: float = 1.0
 ) -> tuple[Drift, MatrixDiffusion]:
-    """Appendix A: dx = f(x, t) dt + G(x, t) dw backwards, for a diffusion matrix that may depend on x.
+    r"""Appendix A: dx = f(x, t) dt + G(x, t) dw backwards, for a diffusion matrix that may depend on x.
 
-    The reverse drift is f - (1 + eta^2)/2 [div(G G^T) + G G^T score] with (div M)_i = sum_j d M_ij / d x_j, the diffusion eta G:
-    for eta = 1 the reverse SDE, for eta = 0 the flow with half of both terms. In Ito's sense, like the forward equation.
+    .. math:: dx &= \big[ f - \tfrac{1 + \eta^2}{2}\, h \big] dt + \eta\, G\, d\bar w, \\
+        h &= \nabla \cdot (G G^\top) + G G^\top \nabla \log p_t, \\
+        (\nabla \cdot M)_i &= \sum_j \partial M_{ij} / \partial x_j
+
+    For eta = 1 the reverse SDE, for eta = 0 the flow with half of both terms. In Ito's sense, like the forward equation.
 
     Args:
         drift: f(x, t) on points (batch, D).

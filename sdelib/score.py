@@ -25,7 +25,10 @@ PREDICTIONS = ("score", "noise", "x0", "v")
 
 
 class NetScore(nn.Module):
-    """score(x, t) = skip(t) x + out(t) net(inp(x, t), label(t)).
+    r"""A network behind its scalings, as a score.
+
+    .. math:: s(x, t) &= \mathrm{skip}(t)\, x \\
+        &+ \mathrm{out}(t)\; \mathrm{net}\big(\mathrm{inp}(x, t), \mathrm{label}(t)\big)
 
     The scalings live here and never inside a network, so one network serves every noising. They are computed in x's dtype
     but at least float32, outside autocast; the network runs in whatever precision the caller set.
@@ -133,7 +136,16 @@ def grad_of(log_prob: Callable[[Data, Time], PerItem]) -> ScoreFn:
 
 
 def guided(score: ScoreFn, *terms: ScoreFn, weight: float = 1.0) -> ScoreFn:
-    """score + weight * (sum of terms), for example a classifier's gradient (paper eq. 14).
+    r"""A score with further terms, for example a classifier's gradient (paper eq. 14).
+
+    .. math:: s(x, t) + w \sum_i h_i(x, t)
+
+    With the one term h = grad_x log p_t(y given x) and w = 1 this is the score of p_t(x given y).
+
+    Args:
+        score: ``score(x, t)``.
+        terms: functions of (x, t), shaped as x.
+        weight: w.
 
     Raises:
         TypeError: if the score or a term cannot be called.
@@ -155,12 +167,19 @@ def guided(score: ScoreFn, *terms: ScoreFn, weight: float = 1.0) -> ScoreFn:
 
 
 def denoised(noising: Noising, score: ScoreFn, x: Data, t: Time) -> Data:
-    """Tweedie's formula: E[x(0) given x(t) = x] = (x + std(t)^2 score) / scale(t) (Efron 2011)."""
+    r"""Tweedie's formula: the mean of x(0) given x(t) = x (Efron 2011).
+
+    .. math:: \mathbb{E}[x_0 \mid x_t = x] = \frac{x + \mathrm{std}(t)^2\, s(x, t)}{\mathrm{scale}(t)}
+    """
     return convert(noising, score(x, t), x, t, source="score", target="x0")
 
 
 def convert(noising: Noising, value: Data, x: Data, t: Time, *, source: str, target: str) -> Data:
-    """Turn one prediction into another: ``source`` and ``target`` are "score", "noise", "x0" or "v".
+    r"""Turn one prediction into another: ``source`` and ``target`` are "score", "noise", "x0" or "v".
+
+    .. math:: z &= -\mathrm{std}\; s, \\
+        x_0 &= (x - \mathrm{std}\; z) / \mathrm{scale}, \\
+        v &= \mathrm{scale}\; z - \mathrm{std}\; x_0
 
     Raises:
         TypeError: if ``noising`` has no kernel.

@@ -29,7 +29,9 @@ from sdelib.types import Coefficient, Data, Diffusion, Drift, Generator, PerItem
 
 
 class Noising(ABC):
-    """x(t) given x(0) ~ N(scale(t) x(0), std(t)^2 I), with a prior that p_T is close to.
+    r"""How a clean item is blurred at every time, with a prior that p_T is close to.
+
+    .. math:: x(t) \mid x(0) \;\sim\; N\big(\mathrm{scale}(t)\, x(0),\; \mathrm{std}(t)^2 I\big)
 
     ``std(0)`` may be above zero (VE's is sigma_min, the implementations' convention); time 0 still means clean
     data: ``transition(0, t)`` is ``(scale(t), std(t))`` and a sampler's step to time 0 lands on clean data.
@@ -51,7 +53,10 @@ class Noising(ABC):
         return torch.where(t == 0, torch.zeros_like(t), self.std(t))
 
     def transition(self, s: Coefficient, t: Coefficient) -> tuple[Coefficient, Coefficient]:
-        """(a, b) with x_t = a x_s + b noise for s <= t: a = scale_t / scale_s, b^2 = std_t^2 - a^2 std_s^2.
+        r"""(a, b) with x_t = a x_s + b noise for s <= t.
+
+        .. math:: a &= \mathrm{scale}(t) \,/\, \mathrm{scale}(s), \\
+            b^2 &= \mathrm{std}(t)^2 - a^2\, \mathrm{std}(s)^2
 
         Transitions compose: from r to s to t is the same as from r to t. ``transition(0, t)`` is the kernel.
         Computed in float64, for b^2 is a difference of close numbers, and returned in the dtype of the times.
@@ -128,18 +133,25 @@ class Noising(ABC):
 
 
 class SDE(Noising):
-    """dx = f(t) x dt + g(t) dw on [0, T] (paper eq. 5 with an affine drift).
+    r"""A stochastic differential equation on [0, T] (paper eq. 5) with an affine drift.
+
+    .. math:: dx = f(t)\, x\, dt + g(t)\, dw
 
     A subclass gives ``scale`` and ``std`` (written with torch operations, so that they can be differentiated); ``f`` and
     ``g`` follow. ``T`` may be any positive number.
     """
 
     def f(self, t: Coefficient) -> Coefficient:
-        """Linear rate of the drift: f = d log(scale)/dt, by differentiation unless overridden."""
+        r"""Linear rate of the drift, by differentiation unless overridden.
+
+        .. math:: f(t) = \frac{d}{dt} \log \mathrm{scale}(t)
+        """
         return _derivative(lambda u: torch.log(self.scale(u)), ops.as_time(t))
 
     def g(self, t: Coefficient) -> Coefficient:
-        """Noise amplitude: g^2 = d(std^2)/dt - 2 f std^2, by differentiation unless overridden.
+        r"""Noise amplitude, by differentiation unless overridden.
+
+        .. math:: g(t)^2 = \frac{d\, \mathrm{std}(t)^2}{dt} - 2 f(t)\, \mathrm{std}(t)^2
 
         NaN where that is below 0: then no SDE has this ``scale`` and ``std``. At time 0, where a std like sqrt(t) has
         no slope, the value just after it is given.
@@ -183,7 +195,10 @@ def _derivative(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VE(SDE):
-    """Variance exploding (paper eq. 8-9): dx = sqrt(d sigma^2/dt) dw, sigma(t) = sigma_min (sigma_max/sigma_min)^(t/T).
+    r"""Variance exploding (paper eq. 8-9).
+
+    .. math:: dx &= \sqrt{\frac{d\,\sigma^2(t)}{dt}}\; dw, \\
+        \sigma(t) &= \sigma_{\min} \Big( \frac{\sigma_{\max}}{\sigma_{\min}} \Big)^{t/T}
 
     Kernel N(x(0), sigma(t)^2 I). The exact kernel of eq. 9 has variance sigma(t)^2 - sigma(0)^2; like the authors' code
     we drop sigma(0)^2, so ``std(0)`` is sigma_min although time 0 means clean data.
@@ -243,10 +258,13 @@ class VE(SDE):
 
 @dataclass(frozen=True)
 class VP(SDE):
-    """Variance preserving (paper eq. 10-11): dx = -1/2 beta(t) x dt + sqrt(beta(t)) dw.
+    r"""Variance preserving (paper eq. 10-11).
 
-    beta(t) = beta_min + (t/T)(beta_max - beta_min); with B(t) = integral of beta from 0 to t the kernel is
-    N(x(0) exp(-B/2), (1 - exp(-B)) I). 1 - exp(-B) cancels near t = 0, so it is written -expm1(-B).
+    .. math:: dx &= -\tfrac12 \beta(t)\, x\, dt + \sqrt{\beta(t)}\; dw, \\
+        \beta(t) &= \beta_{\min} + \tfrac{t}{T} (\beta_{\max} - \beta_{\min})
+
+    With B(t) the integral of beta from 0 to t the kernel is N(x(0) exp(-B/2), (1 - exp(-B)) I). 1 - exp(-B) cancels near
+    t = 0, so it is written -expm1(-B).
 
     Raises:
         ValueError: unless 0 < beta_min <= beta_max and T > 0.
@@ -297,7 +315,7 @@ class VP(SDE):
 
     @property
     def prior_std(self) -> float:
-        """1: the paper's prior is N(0, I), a hair wider than p_T (std(1) is 0.99998 at the paper's betas)."""
+        """The paper's prior is N(0, I), so 1, a hair wider than p_T (std(1) is 0.99998 at the paper's betas)."""
         return 1.0
 
     def net_label(self, t: Time) -> Time:
@@ -307,7 +325,9 @@ class VP(SDE):
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """Sub-variance preserving (paper eq. 12): dx = -1/2 beta x dt + sqrt(beta (1 - exp(-2 B))) dw.
+    r"""Sub-variance preserving (paper eq. 12), with B(t) the integral of beta from 0 to t.
+
+    .. math:: dx = -\tfrac12 \beta(t)\, x\, dt + \sqrt{\beta(t) \, (1 - e^{-2 B(t)})}\, dw
 
     Kernel N(x(0) exp(-B/2), (1 - exp(-B))^2 I): VP's mean, and VP's *variance* as standard deviation, so the
     variance is never above VP's. Parameters and errors as for :class:`VP`.
@@ -322,7 +342,10 @@ class SubVP(VP):
         return torch.sqrt(self.beta(t) * -torch.expm1(-2.0 * self.beta_integral(t)))
 
     def transition(self, s: Coefficient, t: Coefficient) -> tuple[Coefficient, Coefficient]:
-        """a = exp(-D/2), b^2 = (1 - exp(-D)) (1 - exp(-(B(t) + B(s)))) with D = B(t) - B(s); not in the paper.
+        r"""The transition with D = B(t) - B(s); not in the paper.
+
+        .. math:: a &= e^{-D/2}, \\
+            b^2 &= \big(1 - e^{-D}\big) \big(1 - e^{-(B(t) + B(s))}\big)
 
         From std_t^2 - a^2 std_s^2: with u = exp(-B(s)), d = exp(-D) it is (1 - ud)^2 - d (1 - u)^2 = (1 - d)(1 - u^2 d).
         """
@@ -333,7 +356,9 @@ class SubVP(VP):
 
 
 class Ito:
-    """dx = drift(x, t) dt + diffusion(t) dw for any drift (paper eq. 5), for example a double well.
+    r"""A stochastic differential equation with any drift (paper eq. 5), for example a double well.
+
+    .. math:: dx = f(x, t)\, dt + g(t)\, dw
 
     A drift that is not affine leaves no kernel in closed form: there is no ``perturb``. Simulate it with
     ``simulate(euler_maruyama(sde.drift, sde.diffusion), ...)`` and match scores by :func:`sdelib.sliced` or

@@ -119,7 +119,11 @@ class LinearPredictor(PlannedStep):
 
 
 def ancestral(noising: Noising, score: ScoreFn, *, variance: str = "posterior") -> LinearPredictor:
-    """Ancestral sampling (paper eq. 4 and appendix F), for every noising: mean (x + b^2 score)/a.
+    r"""Ancestral sampling (paper eq. 4 and appendix F), for every noising.
+
+    .. math:: x' &= \frac{x + b^2 s(x, t)}{a} + r z, \\
+        (a, b) &= \mathrm{transition}(t', t), \\
+        r &= b\, \mathrm{std}(t') / \mathrm{std}(t) \;\text{ or }\; b
 
     On SMLD's chain and VE this is appendix F's rule, on DDPM's eq. 4; sub-VP, for which the paper has none, gets one too. The
     step to time 0 has the denoised sample (Tweedie's formula) as its mean.
@@ -145,7 +149,10 @@ def ancestral(noising: Noising, score: ScoreFn, *, variance: str = "posterior") 
 
 
 def reverse_diffusion(noising: Noising, score: ScoreFn, *, eta: float = 1.0) -> LinearPredictor:
-    """The reverse SDE discretised as the forward chain is (paper section 4.1, appendix E): mean (2 - a) x + b^2 score.
+    r"""The reverse SDE discretised as the forward chain is (paper section 4.1, appendix E).
+
+    .. math:: x' &= (2 - a)\, x + \tfrac{1 + \eta^2}{2}\, b^2 s(x, t) + \eta\, b\, z, \\
+        (a, b) &= \mathrm{transition}(t', t)
 
     Args:
         noising: an SDE or a chain.
@@ -224,9 +231,12 @@ def _takes_two(diffusion: Diffusion | MatrixDiffusion) -> bool:
 
 
 def euler_maruyama(drift: Drift, diffusion: Diffusion | MatrixDiffusion) -> PlannedStep:
-    """x + drift(x, t) dt + diffusion(t) sqrt|dt| z, dt = t_next - t of either sign: strong order 1/2, weak order 1.
+    r"""The simplest step of an SDE, with dt = t_next - t of either sign: strong order 1/2, weak order 1.
+
+    .. math:: x' = x + f(x, t)\, dt + g(t) \sqrt{|dt|}\; z
 
     Where the noise amplitude does not depend on x, the strong order is 1 (Kloeden & Platen 1992, section 10.2).
+    f is ``drift``, g is ``diffusion``.
     Forward in time with ``sde.drift, sde.diffusion``; backward with the pair that :func:`sdelib.reverse` returns.
 
     Args:
@@ -350,7 +360,10 @@ class _Langevin(_Corrector):
 def langevin(
     noising: Noising, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1, norm: str = "batch"
 ) -> PlannedStep:
-    """The paper's Langevin corrector (algorithms 4 and 5): step = 2 alpha (snr mean|z| / mean|s|)^2.
+    r"""The paper's Langevin corrector (algorithms 4 and 5), with |z| and |s| as means of the items' norms.
+
+    .. math:: x' &= x + \epsilon\, s(x, t) + \sqrt{2 \epsilon}\, z, \\
+        \epsilon &= 2 \alpha \Big( r\, \frac{\|z\|}{\|s\|} \Big)^2
 
     alpha = (scale(t)/scale(t_next))^2 is 1 for VE and 1 - beta_i on DDPM's chain.
 
@@ -376,7 +389,10 @@ class _Annealed(_Corrector):
 
 
 def annealed_langevin(noising: Noising, score: ScoreFn, *, snr: float = 0.16, n_steps: int = 1) -> PlannedStep:
-    """SMLD's corrector (paper eq. 2; Song & Ermon 2019): step = 2 alpha (snr std(t))^2, the same for every item.
+    r"""SMLD's corrector (paper eq. 2; Song & Ermon 2019), with one step size for every item.
+
+    .. math:: x' &= x + \epsilon\, s(x, t) + \sqrt{2 \epsilon}\, z, \\
+        \epsilon &= 2 \alpha \big( r\, \mathrm{std}(t) \big)^2
 
     With the score of N(0, std^2 I) it keeps the variance to within a factor 1/(1 - step/(2 std^2)) = 1/(1 - alpha snr^2).
     Arguments and errors as for :func:`langevin`.

@@ -1,5 +1,7 @@
 """The training loop: a generator of metrics, so that whoever calls it decides what to do between two of them.
 
+A run reads::
+
     state = new_state(net_score(MLP(2, generator=g), vp), cfg, generator=g)
     loss = lambda score, x0, generator: dsm(vp, score, x0, generator=generator)
     for m in train(state, loss, batches(gm2(), 256, generator=g), cfg):

@@ -14,10 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 Data = Float[Tensor, "batch *shape"]
+"""A batch of items of any one shape, points or images."""
 Time = Float[Tensor, " batch"]
+"""One time an item."""
 PerItem = Float[Tensor, " batch"]
-Grid = Float[Tensor, " times"]  # times in a row, one for each step and one more
-Coefficient = Float[Tensor, "*times"]  # a number for each time, whatever the shape of the times
+"""One number an item: a loss, a log-density."""
+Grid = Float[Tensor, " times"]
+"""Times in a row, one for each step and one more."""
+Coefficient = Float[Tensor, "*times"]
+"""A number for each time, whatever the shape of the times."""
 
 
 class NoiseSource(Protocol):
@@ -33,6 +38,7 @@ class NoiseSource(Protocol):
 
 
 Generator = torch.Generator | NoiseSource
+"""Where randomness comes from. ``None`` in its place is torch's default generator."""
 
 ScoreFn = Callable[[Data, Time], Data]
 """``score(x, t)``: an estimate of grad_x log p_t(x), shaped as ``x``."""
@@ -55,6 +61,8 @@ class Stepped(NamedTuple):
 
 
 Step = Callable[[Data, Time, Time, Generator | None], Stepped]
-"""``step(x, t, t_next, generator)``. It may also offer ``plan(times)`` and ``nfe``: see :mod:`sdelib.steps`."""
+"""``step(x, t, t_next, generator)``: one move of a sampler. It may also offer ``plan(times)`` and ``nfe``:
+see :mod:`sdelib.steps`.
+"""
 Constraint = Callable[[Stepped, Generator | None], Stepped]
-"""What :func:`sdelib.project` puts behind a step, for example an observation."""
+"""What is put behind a step to change where it arrived, for example towards an observation."""

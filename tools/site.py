@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pages(toc: dict) -> list[dict]:
     """Return the lists' entries that name files, wherever they stand in the table of contents."""
-    return [c for part in toc.get("parts", [toc]) for c in part.get("chapters", [])]
+    found = []
+    todo = [c for part in toc.get("parts", [toc]) for c in part.get("chapters", [])]
+    while todo:
+        found.append(todo.pop(0))
+        todo = found[-1].get("sections", []) + todo
+    return found
 
 
 def missing(root: Path, toc: dict) -> list[str]:
