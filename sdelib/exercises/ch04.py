@@ -89,15 +89,13 @@ def residual_(residual):
     x = torch.linspace(-1.6, 1.6, 9, dtype=torch.float64)
     t = torch.full_like(x, 0.4)
     asked = "residual(...) for the leash c = 1, g = 1.2 and its own density"
-    drift = lambda x, t: -x
-    own = lambda x, t: _leash(1.0, 1.2, 0.3, x, t)
     v = torch.exp(-2 * t) * 0.3 + 0.72 * (1 - torch.exp(-2 * t))
-    p = own(x, t)
+    p = _leash(1.0, 1.2, 0.3, x, t)
     p_t = (2 * 0.72 - 2 * v) / (2 * v) * (x**2 / v - 1) * p
     fp_x, p_xx = -p + x**2 / v * p, (x**2 / v - 1) / v * p
     near(
         asked,
-        residual(own, drift, 1.2, x, t),
+        residual(lambda x, t: _leash(1.0, 1.2, 0.3, x, t), lambda x, t: -x, 1.2, x, t),
         torch.zeros_like(x),
         atol=1e-9,
         traps=[
@@ -110,14 +108,14 @@ def residual_(residual):
             (p_t, "that is the left side alone"),
         ],
     )
-    still = lambda x, t: torch.exp(-(x**2) / 2) * (1 + 0 * t)
-    want = (torch.cos(t) - 0.5 * 0.25 * (x**2 - 1)) * still(x, t) + torch.sin(t) * -x * still(x, t)
-    moving = lambda x, t: torch.sin(t) + 0 * x
-    rising = lambda x, t: (1 + torch.sin(t)) * still(x, t)
+    hill = torch.exp(-(x**2) / 2)  # p = (1 + sin t) hill, drift sin t, g = 0.5
+    grows, carried, spread = torch.cos(t), -torch.sin(t) * x, 0.125 * (x**2 - 1)
     near(
         "residual(...) for g = 0.5, a drift sin(t) and a p that does not solve it",
-        residual(rising, moving, 0.5, x, t),
-        want + torch.sin(t) * (-torch.sin(t) * x - 0.125 * (x**2 - 1)) * still(x, t),
+        residual(
+            lambda x, t: (1 + torch.sin(t)) * torch.exp(-(x**2) / 2), lambda x, t: torch.sin(t) + 0 * x, 0.5, x, t
+        ),
+        (grows + (1 + torch.sin(t)) * (carried - spread)) * hill,
         atol=1e-9,
         traps=[(torch.zeros_like(x), "this p leaves something over; does residual use its arguments?")],
     )
