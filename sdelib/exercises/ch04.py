@@ -21,7 +21,7 @@ def moments(game_moments):
             mean,
             rtol=1e-6,
             traps=[
-                (x0 * math.exp((mu + gamma**2 / 2) * t), "that is the Stratonovich game's; Ito's dw term has mean 0"),
+                (x0 * math.exp((mu + gamma**2 / 2) * t), "that is the Stratonovich game's; Itô's dw term has mean 0"),
                 (x0 * math.exp((mu - gamma**2 / 2) * t), "that is the median; the mean feels no kicks"),
                 (math.exp(mu * t), "the game starts at x0"),
             ],
@@ -35,9 +35,9 @@ def moments(game_moments):
             traps=[
                 (mean**2 * math.exp(gamma**2 * t), "that is the mean of x²; the square of the mean is still in it"),
                 (x0**2 * math.expm1(gamma**2 * t), "the growth rate is missing: that is right for mu = 0 only"),
-                (mean**2 * math.expm1(2 * gamma**2 * t), "the kicks count once: φ'' = 2 cancels Ito's 1/2"),
+                (mean**2 * math.expm1(2 * gamma**2 * t), "the kicks count once: φ'' = 2 cancels Itô's 1/2"),
                 (gamma**2 * t, "that is the variance of log x"),
-                (mean**2 * math.expm1(gamma**2 * t / 2), "Ito's 1/2 is cancelled by φ'' = 2"),
+                (mean**2 * math.expm1(gamma**2 * t / 2), "Itô's 1/2 is cancelled by φ'' = 2"),
             ],
         )
         near(
@@ -47,7 +47,7 @@ def moments(game_moments):
             rtol=1e-6,
             traps=[
                 (mean, "that is the mean; the typical player loses by the curvature of the logarithm"),
-                (x0 * math.exp((mu - gamma**2) * t), "the curvature term of Ito's formula has a 1/2"),
+                (x0 * math.exp((mu - gamma**2) * t), "the curvature term of Itô's formula has a 1/2"),
                 (x0 * math.exp((mu + gamma**2 / 2) * t), "the second derivative of log x is negative"),
                 (math.log(x0) + (mu - gamma**2 / 2) * t, "that is the median of log x"),
             ],
@@ -55,7 +55,7 @@ def moments(game_moments):
     return "The mean grows while the typical player is ruined for 0 < mu < gamma²/2."
 
 
-@grader("ex-4-strat", "ito_drift(x): the drift, in Ito's sense, of the SDE that the midpoint rule solves")
+@grader("ex-4-strat", "ito_drift(x): the drift, in Itô's sense, of the SDE that the midpoint rule solves")
 def strat(ito_drift):
     x = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)
     stake, slope = 1 + 0.5 * torch.sin(x), 0.5 * torch.cos(x)
@@ -66,7 +66,7 @@ def strat(ito_drift):
         atol=1e-6,
         traps=[
             (-x, "that is her drift; the midpoint rule pushes as well, since the stake changes within a step"),
-            (-x - 0.5 * stake * slope, "the sign of the correction is wrong: that would translate from Ito"),
+            (-x - 0.5 * stake * slope, "the sign of the correction is wrong: that would translate from Itô"),
             (-x + stake * slope, "the correction has a 1/2: the average of two stakes feels half of the change"),
             (0.5 * stake * slope, "that is the correction alone; her drift −x is still to be added"),
             (-x + 0.5 * slope, "the correction is ½ G times its derivative: G itself is missing"),
