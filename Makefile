@@ -28,7 +28,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export JUPYTER_PLATFORM_DIRS := 1
 
 # What the rendered book is made from: nothing else makes `make book` work again.
-PAGES := $(wildcard _config.yml _toc.yml notebooks/*.ipynb tools/site.py sdelib/claims.py) \
+PAGES := $(wildcard _config.yml _toc.yml genindex.md notebooks/*.ipynb tools/*.py sdelib/*.py sdelib/*/*.py) \
          $(shell find book -type f ! -path '*/.ipynb_checkpoints/*' ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help book test lab notebooks bench recorded clean pins cover \

@@ -44,7 +44,7 @@ class PaperMap(SphinxDirective):
         says = rst(str(entry["says"]))
         lines = [f".. container:: sdelib-paper {'sdelib-paper-comes' if 'comes' in entry else ''}"]
         lines += [f"   :name: paper-{entry['id']}", ""]
-        body = [f".. index:: pair: paper; {entry['paper']}", "", f"**{entry['paper'].capitalize()}.** {says}", ""]
+        body = [f".. index:: single: paper; {entry['paper']}", "", f"**{entry['paper'].capitalize()}.** {says}", ""]
         if "formula" in entry:
             body += [f".. math:: {entry['formula']}", ""]
         rows = [("Page", self.pages(entry)), ("Library", self.names(entry)), ("Tests", self.tests(entry))]
