@@ -126,13 +126,13 @@ site: $(READY) #: render with warnings as errors
 	@$(PY) tools/site.py build
 	@mkdir -p $(dir $(BUILT)) && touch $(BUILT)
 
-browser: $(READY) #: open every rendered page in a headless Chromium
+browser: $(BUILT) #: open every rendered page, and JupyterLab, in a headless Chromium
 	@echo "== 10/10 browser"
 	@found=; for b in "$${CHROMIUM:-chromium}" chromium-browser google-chrome chrome; do \
 	  if command -v "$$b" >/dev/null 2>&1; then found=1; fi; \
 	done; \
 	if [ -n "$$found" ] || [ "$${CI:-}" = true ] || [ "$${SDELIB_REQUIRE_BROWSER:-}" = 1 ]; \
-	then $(PYTEST) tests/book -m browser; \
+	then $(PYTEST) -n 2 --dist worksteal tests/book -m browser; \
 	else echo "SKIPPED: no browser (chromium, google-chrome or CHROMIUM=path): the pages were not opened"; fi
 
 # ------------------------------------------------------------------ the rest

@@ -16,6 +16,10 @@ addEventListener("load", () => {
   document.querySelectorAll(".theme-switch-button").forEach(button => {
     button.setAttribute("aria-label", "Color mode: light, dark or system settings");
   });
+  document.querySelectorAll(".bd-links summary").forEach(fold => {
+    const page = fold.closest("li").querySelector("a")?.textContent.trim();
+    fold.setAttribute("aria-label", `Show or hide the pages of: ${page}`);
+  });
   document.querySelectorAll(".admonition.dropdown").forEach(box => {
     const title = box.querySelector(".admonition-title")?.textContent.trim();
     const button = box.querySelector(":scope > .admonition-title > button.toggle-button");

@@ -6,6 +6,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 from sdelib.show import MAX_BYTES, MAX_FRAMES
 
@@ -117,3 +118,90 @@ def external_hosts(html: Path) -> list[str]:
 
 def is_external(address: str) -> bool:
     return bool(re.match(r"""["'`\s]*(https?:)?//""", address))
+
+
+# A page's own HTML and pictures, and what it shares with the others (scripts and styles; MathJax and icons for the most part).
+PAGE_LIMIT, SHARED_LIMIT = 2_000_000, 5_000_000
+
+
+class Page(HTMLParser):
+    """A page's links, the places they can lead to, the files it needs, and the words of its article."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.places: set[str] = set()
+        self.pictures: set[str] = set()
+        self.shared: set[str] = set()
+        self.words: list[str] = []
+        self.article, self.silent = False, ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = {k: v or "" for k, v in attrs}
+        self.places |= {named[k] for k in ("id", "name") if k in named}
+        self.article |= tag == "article"
+        self.silent = tag if tag in ("script", "style", "pre") else self.silent
+        if tag in ("a", "area") and "href" in named:
+            self.links.append(named["href"])
+        if tag == "img":
+            self.pictures.add(named.get("src", ""))
+        if (tag == "script" and "src" in named) or (tag == "link" and named.get("rel") == "stylesheet"):
+            self.shared.add(named.get("src") or named.get("href", ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.article &= tag != "article"
+        self.silent = "" if tag == self.silent else self.silent
+
+    def handle_data(self, data: str) -> None:
+        if self.article and not self.silent:
+            self.words.append(data)
+
+
+def rendered(html: Path) -> list[Path]:
+    return [p for p in sorted(html.rglob("*.html")) if "_static" not in p.relative_to(html).parts]
+
+
+def article_text(path: Path) -> str:
+    return " ".join(Page(path).words)
+
+
+def dead_links(html: Path) -> list[str]:
+    """Links within the book that lead to no file, or to no place in it."""
+    pages = {path.resolve(): Page(path) for path in rendered(html)}
+    problems = []
+    for path, page in pages.items():
+        for link in page.links:
+            address, _, place = link.partition("#")
+            if re.match(r"[a-z][a-z0-9+.-]*:|//", link, re.IGNORECASE):
+                continue
+            target = (path.parent / unquote(address.partition("?")[0])).resolve() if address else path
+            where = f"{path.relative_to(html.resolve())}: {link}"
+            if not target.is_file():
+                problems.append(f"{where}: no such file")
+            elif place and target in pages and unquote(place) not in pages[target].places:
+                problems.append(f"{where}: no such place on that page")
+    return problems
+
+
+def page_weight(path: Path) -> tuple[int, int]:
+    """Bytes of the page with its pictures, and of the scripts and styles that pages share."""
+    page = Page(path)
+
+    def weigh(addresses: set[str]) -> int:
+        local = {a.partition("?")[0] for a in addresses if not a.startswith(("data:", "http:", "https:", "//"))}
+        return sum((path.parent / unquote(a)).stat().st_size for a in local if a)
+
+    return path.stat().st_size + weigh(page.pictures), weigh(page.shared)
+
+
+def too_heavy(html: Path) -> list[str]:
+    problems = []
+    for path in rendered(html):
+        own, shared = page_weight(path)
+        where = path.relative_to(html)
+        if own > PAGE_LIMIT:
+            problems.append(f"{where}: the page itself and its pictures have {own} bytes, allowed {PAGE_LIMIT}")
+        if shared > SHARED_LIMIT:
+            problems.append(f"{where}: its scripts and styles have {shared} bytes, allowed {SHARED_LIMIT}")
+    return problems

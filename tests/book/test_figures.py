@@ -10,19 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
 from tests.book.checks import figure_problems
 from tests.book.conftest import ROOT, STEM
+from tests.book.pages import LOOKS
 from tools import site
 
 pytestmark = [pytest.mark.book, pytest.mark.browser]
 
-LOOKS = {
-    "wide": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
-    "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
-}
 VALUES = ["4", "6", "10", "16", "25", "40", "63", "100"]
 
 
@@ -42,17 +38,6 @@ def rendered(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(json.dumps(notebook), encoding="utf-8")
     assert site.build(root) == 0
     return root / "_build" / "html" / "notebooks" / f"{STEM}.html"
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=LOOKS)
