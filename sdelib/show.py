@@ -46,7 +46,7 @@ MAX_BYTES = 300_000
 """Most bytes of HTML of one figure."""
 
 Value = float | int | str
-_SHADES = (64, 32)  # colours of a frame: fewer where the figure would else be too large
+_SHADES = (64, 40)  # colours of a frame: fewer where the figure would else be too large
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -196,15 +196,38 @@ def _pixels(picture: Any) -> np.ndarray:
 
 
 def _encoded(picture: np.ndarray, shades: int) -> str:
-    """A frame in few colours, as the smaller of WebP and PNG, both without loss: letters stay crisp."""
+    """A frame in few colours as WebP without loss, so that letters stay crisp; PNG takes a fifth more."""
     from PIL import Image
 
-    few = Image.fromarray(picture).quantize(shades, dither=Image.Dither.NONE)
-    webp, png = io.BytesIO(), io.BytesIO()
-    few.convert("RGB").save(webp, "WEBP", lossless=True, quality=100, method=4)
-    few.save(png, "PNG", optimize=True)
-    kind, data = min(("webp", webp.getvalue()), ("png", png.getvalue()), key=lambda pair: len(pair[1]))
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    stored = io.BytesIO()
+    Image.fromarray(_few_colors(picture, shades)).save(stored, "WEBP", lossless=True, quality=100, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stored.getvalue()).decode()}"
+
+
+def _few_colors(picture: np.ndarray, shades: int) -> np.ndarray:
+    """The picture with its most frequent colours as they are, half of all, and the shades of edges merged to the rest.
+
+    Median cut alone would split white into shades and merge the bands of a density: a quarter larger, and wrong.
+    """
+    from PIL import Image
+
+    packed = picture.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    colors, index, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    if len(colors) <= shades:
+        return picture
+    rgb = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=1).astype(np.uint8)
+    order = np.argsort(-counts, kind="stable")
+    flat, edges = order[: shades // 2], order[shades // 2 :]
+    merged = Image.fromarray(rgb[edges].repeat(counts[edges], axis=0)[None])
+    cut = merged.quantize(shades - len(flat), dither=Image.Dither.NONE).getpalette() or []
+    palette = np.concatenate([rgb[flat], np.array(cut, np.uint8).reshape(-1, 3)[: shades - len(flat)]]).astype(int)
+    nearest = np.concatenate(
+        [
+            ((some[:, None] - palette) ** 2).sum(axis=2).argmin(axis=1)
+            for some in np.array_split(rgb, 1 + len(rgb) // 4096)
+        ]
+    )
+    return palette.astype(np.uint8)[nearest[index]].reshape(picture.shape)
 
 
 # ---------------------------------------------------------------- the page
