@@ -60,7 +60,10 @@ def cosine(cosine_beta, t_even):
             ],
         )
     start = math.cos(math.pi / 2 * 0.008 / 1.008)
-    even = lambda scale: 2 * 1.008 / math.pi * math.acos(start * scale) - 0.008
+
+    def even(scale):
+        return 2 * 1.008 / math.pi * math.acos(start * scale) - 0.008
+
     near(
         "t_even",
         t_even,
@@ -80,7 +83,10 @@ def cosine(cosine_beta, t_even):
     "enough_beta_max(D): the smallest β_max for which D pixels of G1 have a prior gap of at most 1e-6 nats",
 )
 def enough(enough_beta_max):
-    rule = lambda count, gap=1e-6: 2 * math.log(count * 0.125 / gap) - 0.1
+
+    def rule(count, gap=1e-6):
+        return 2 * math.log(count * 0.125 / gap) - 0.1
+
     for D in (1, 3072, 3 * 1024**2):
         near(
             f"enough_beta_max({D})",
@@ -126,7 +132,7 @@ def clock(my_clock):
 
 
 def _score(ratios):
-    """KL to G1 after ancestral steps with posterior variance through the chain with these noise scales, by the variance's recursion."""
+    """KL to G1 after ancestral steps, posterior variance, through these noise scales: a recursion of the variance."""
     squares = [0.0, *(float(r) ** 2 for r in ratios)]
     v = 0.25 + squares[-1]
     for k in range(len(squares) - 1, 0, -1):
