@@ -79,7 +79,8 @@ def judge(label: str, *answers: Any) -> Verdict:
         with _own_randomness():
             praise = one(*given)
     except Untouched as missing:
-        return Verdict(label, "open", one.asked, f"{missing} is still to be filled in." if len(answers) > 1 else "")
+        begun = str(missing) in one.parts[1:]  # of an untouched stub, what is wanted is said already
+        return Verdict(label, "open", one.asked, f"{missing} is still to be filled in." if begun else "")
     except Wrong as wrong:
         return Verdict(label, "wrong", one.asked, str(wrong))
     except Exception as error:  # what an answer returned did not survive the grader's arithmetic
@@ -180,7 +181,7 @@ def near(
         Wrong: if ``got`` is no number, of another shape, not finite, or too far off.
     """
     if _blank(got) or isinstance(got, _Blank):
-        raise Untouched(name)
+        raise Untouched(got.name if isinstance(got, _Blank) else name)
     want, have = _numbers(name, truth), _numbers(name, got)
     if want.size == 1 and have.size == 1:
         want, have = want.reshape(()), have.reshape(())
@@ -237,10 +238,10 @@ class _Blank:
     """An answer not given yet, which a grader notices where it first uses it."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
 
     def _stop(self, *_: Any, **__: Any) -> Any:
-        raise Untouched(self._name)
+        raise Untouched(self.name)
 
     __call__ = __float__ = __int__ = __bool__ = __len__ = __iter__ = __getitem__ = __array__ = __getattr__ = _stop
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __abs__ = __neg__ = __hash__ = _stop

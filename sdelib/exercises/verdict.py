@@ -39,7 +39,12 @@ class Verdict:
     def html(self) -> str:
         """The box of a page. Word and sign tell the status; the bar's colours read in light and dark."""
         color = {"open": "#8a8f98", "wrong": "#d1495b", "right": "#2a9d8f"}[self.status]
-        said = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(self.message, quote=False))
+        said = _code(self.message)
+        if self.status == "open" and len(self.asked) > 1:
+            items = "".join(f"<li>{_code(line)}</li>" for line in self.asked)
+            said = f'Wanted:<ul style="margin:0;padding-left:1.2em">{items}</ul>{_code(self.remark)}'
+        elif self.status == "open":
+            said = f"Wanted: {_code(self.asked[0])}"
         return (
             f'<div class="sdelib-check sdelib-check-{self.status}" '
             f'style="border-left:3px {"dashed" if self.status == "open" else "solid"} {color};'
@@ -65,3 +70,10 @@ def show(verdict: Verdict) -> None:
         raw=True,
         metadata={"sdelib_check": verdict.record()},
     )
+
+
+def _code(words: str) -> str:
+    """Escape, and set as code what stands in backticks and the name that a line begins with."""
+    escaped = html.escape(words, quote=False)
+    named = re.sub(r"^(\w+\([^)]*\)|\w+)(?=: )", r"<code>\1</code>", escaped)
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", named)

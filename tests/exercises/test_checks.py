@@ -154,7 +154,11 @@ def test_traps_and_tensors(planted):
 def test_parts_are_graded_in_order_and_the_missing_one_is_named(planted):
     assert said("ex-98-pair", 3, ...)[0] == "wrong"
     assert said("ex-98-pair", -3, ...) == ("open", "vector is still to be filled in.")
-    assert said("ex-98-pair", ..., [1, 2, 3]) == ("open", "slope is still to be filled in.")
+    assert said("ex-98-pair", ..., [1, 2, 3]) == ("open", "")
+    page = judge("ex-98-pair", -3, ...).html
+    assert (
+        "<li><code>slope</code>: a number</li><li><code>vector</code>: three numbers</li></ul>vector is still" in page
+    )
 
 
 def test_what_an_answer_raises_names_its_line(planted):
