@@ -91,8 +91,7 @@ def skip(jump_mean, jump_variance, final_variance):
 )
 def dialects(x0_from_v, noise_from_v, factor_x0, factor_noise):
     x0, z = torch.tensor([0.7, -0.2, 1.0]), torch.tensor([-1.1, 0.4, 0.3])
-    for scale, std in ((0.8, 0.6), (0.28, 0.96)):
-        scale, std = torch.tensor(scale), torch.tensor(std)
+    for scale, std in torch.tensor([[0.8, 0.6], [0.28, 0.96]]):
         x, v = scale * x0 + std * z, scale * z - std * x0
         for name, function, truth, other in (("x0_from_v", x0_from_v, x0, z), ("noise_from_v", noise_from_v, z, x0)):
             near(
