@@ -1,7 +1,8 @@
 """The paper map as a page: ``.. paper-map::`` sets what book/paper_map.yml says, grouped by the paper's sections.
 
 Each entry leads to the equation or figure that teaches it, to the name in the library, and names the tests; the index
-lists it under "paper". Elsewhere, on the pages of the library, "eq. 7" leads to its entry here.
+lists the numbered ones under "paper". Elsewhere "the paper's eq. 7" leads to its entry here, and so
+does a plain "eq. 7" on the pages of the library.
 """
 
 import re
@@ -17,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 import paper_map
 
 PAGE = "book/paper_map"
-KINDS = {"eq": "eq", "fig": "numref", "ex": "numref"}
+UNLINKED = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.reference, nodes.title)
 
 
 def rst(text):
@@ -38,13 +39,19 @@ class PaperMap(SphinxDirective):
             lines = [line for entry in part["entries"] for line in self.entry(entry)]
             self.state.nested_parse(StringList(lines, paper_map.FILE), 0, section)
             found.append(section)
+        std = self.env.get_domain("std")
+        for _, entry in paper_map.entries(paper_map.load(root)):  # what eval-rst parses registers no labels
+            name = f"paper-{entry['id']}"
+            std.labels[name] = (self.env.docname, name, f"the paper's {entry['paper']}")
+            std.anonlabels[name] = (self.env.docname, name)
         return found
 
     def entry(self, entry):
         says = rst(str(entry["says"]))
         lines = [f".. container:: sdelib-paper {'sdelib-paper-comes' if 'comes' in entry else ''}"]
         lines += [f"   :name: paper-{entry['id']}", ""]
-        body = [f".. index:: single: paper; {entry['paper']}", "", f"**{entry['paper'].capitalize()}.** {says}", ""]
+        indexed = [f".. index:: single: paper; {entry['paper']}", ""] if entry["id"] in paper_map.NUMBERED else []
+        body = [*indexed, f"**{entry['paper'].capitalize()}.** {says}", ""]
         if "formula" in entry:
             body += [f".. math:: {entry['formula']}", ""]
         rows = [("Page", self.pages(entry)), ("Library", self.names(entry)), ("Tests", self.tests(entry))]
@@ -83,22 +90,22 @@ def link(label):
 
 
 class EquationLinks(SphinxPostTransform):
-    """Where a page of the library names an equation of the paper, lead to the map."""
+    """Where a page names an equation of the paper by the paper's number, lead to the map."""
 
     default_priority = 30
 
     def run(self, **kwargs):
-        if not self.env.docname.startswith("book/api/") or PAGE not in self.env.found_docs:
+        if PAGE not in self.env.found_docs:
             return
+        plain = self.env.docname.startswith("book/api/")
+        pattern = re.compile(r"\beq\. (\d+)" if plain else r"(?<=paper['’]s )eq\. (\d+)")
         uri = self.app.builder.get_relative_uri(self.env.docname, PAGE)
         for text in list(self.document.findall(nodes.Text)):
             inside = text.parent
-            if isinstance(
-                inside, nodes.literal | nodes.literal_block | nodes.math | nodes.math_block | nodes.reference
-            ):
+            if isinstance(inside, UNLINKED):
                 continue
             parts, end = [], 0
-            for found in re.finditer(r"\beq\. (\d+)", text.astext()):
+            for found in pattern.finditer(text.astext()):
                 parts.append(nodes.Text(text.astext()[end : found.start()]))
                 anchor = nodes.reference("", found[0], internal=True, refuri=f"{uri}#paper-eq-{found[1]}")
                 parts.append(anchor)
