@@ -7,7 +7,8 @@ python tools/execute.py --force ...    whether they changed or not
 What a chapter was made from is stored as hashes in its notebook's metadata, so that a clone, where dates mean
 nothing, knows as much as the machine that ran it. The library counts without its comments and docstrings. Recorded
 data count where a chapter's header lists them: `inputs: [path, ...]` under `sdelib:`.
-Output is normalised (no times, no random ids), so that running twice leaves no difference.
+Output is normalised (no times, no random ids), so that running twice leaves no difference. Where only words changed and
+not a line of code, library or data, nothing is run: the stored outputs, which would come out the same, are kept.
 """
 
 import argparse
@@ -92,6 +93,7 @@ def stored_stamp(path: Path) -> dict[str, str]:
 # ---------------------------------------------------------------- running
 def execute(root: Path, stem: str) -> nbformat.NotebookNode:
     """Run a chapter from its text in a fresh kernel, where the notebook lies, and return it normalised."""
+    made_from = stamp(root, stem)  # before running, which takes a while: what is edited meanwhile is not in it
     notebook = read_text(root / "book" / f"{stem}.md")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     name_cells(notebook)
@@ -107,8 +109,33 @@ def execute(root: Path, stem: str) -> nbformat.NotebookNode:
     client.execute()
     normalise(notebook)
     fold(notebook)
-    notebook.metadata["sdelib_stamp"] = stamp(root, stem)
+    notebook.metadata["sdelib_stamp"] = made_from
     return notebook
+
+
+def reworded(root: Path, stem: str) -> nbformat.NotebookNode | None:
+    """Return the chapter's present words around its stored outputs, or None if its code is not what was run."""
+    made_from = stamp(root, stem)
+    notebook = read_text(root / "book" / f"{stem}.md")
+    stored = nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4)
+    cells, before = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, stored))
+    if [runs_as(c) for c in cells] != [runs_as(c) for c in before]:
+        return None
+    for cell, old in zip(cells, before, strict=True):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    for key in {"language_info", "widgets"} & stored.metadata.keys():
+        notebook.metadata[key] = stored.metadata[key]
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    name_cells(notebook)
+    normalise(notebook)
+    fold(notebook)
+    notebook.metadata["sdelib_stamp"] = made_from
+    return notebook
+
+
+def runs_as(cell: nbformat.NotebookNode) -> tuple[str, list[str]]:
+    tags = cell.metadata.get("tags", [])
+    return cell.source.rstrip(), [tag for tag in tags if tag in ("raises-exception", "skip-execution")]
 
 
 def name_cells(notebook: nbformat.NotebookNode) -> None:
@@ -239,6 +266,10 @@ def main(argv: list[str] | None = None) -> int:
         changed = [name for name in now if now[name] != then.get(name)]
         if not changed and not args.force:
             print(f"{stem}: unchanged")
+            continue
+        if changed == ["text"] and not args.force and (notebook := reworded(args.root, stem)):
+            write(args.root / "notebooks" / f"{stem}.ipynb", notebook)
+            print(f"{stem}: only words changed, outputs kept")
             continue
         good &= run(args.root, stem)
     return not good

@@ -99,3 +99,19 @@ def test_graders_of_other_chapters_leave_a_chapter_unchanged(mini, capsys):
     own = mini / "sdelib" / "exercises" / "ch99.py"
     own.write_text(own.read_text().replace("(0.5, 0.9)", "(0.5, 0.8)"))
     assert execute.stamp(mini, STEM)["library"] != execute.stored_stamp(mini / "notebooks" / f"{STEM}.ipynb")["library"]
+
+
+def test_new_words_keep_the_outputs_as_running_would(mini, capsys):
+    edit(mini / "book" / f"{STEM}.md", "suggests a square root. The reason", "suggests a root. The reason")
+    edit(mini / "book" / f"{STEM}.md", "Forty walks (dots joined)", "Forty walks (joined dots)")
+    assert execute.main(["--root", str(mini)]) == 0
+    assert "only words changed, outputs kept" in capsys.readouterr().out
+    kept = (mini / "notebooks" / f"{STEM}.ipynb").read_bytes()
+    assert execute.main(["--force", "--root", str(mini)]) == 0
+    assert (mini / "notebooks" / f"{STEM}.ipynb").read_bytes() == kept
+
+
+def test_new_code_is_run(mini, capsys):
+    edit(mini / "book" / f"{STEM}.md", "walks = steps.cumsum(axis=1)", "walks = np.cumsum(steps, axis=1)")
+    assert execute.main(["--root", str(mini)]) == 0
+    assert "ran" in capsys.readouterr().out
