@@ -36,6 +36,10 @@ def exercise_problems(root: Path, stem: str) -> list[str]:
                 )
             elif solved and not end and not folded.get("source_hidden"):
                 problems.append(f"{where}: text of the solution of {solved} lies open in JupyterLab")
+            elif solved and not end and not source.startswith("% "):
+                problems.append(
+                    f"{where}: JupyterLab shows a folded cell's first line: begin with `% the solution goes on`"
+                )
             solved = "" if end else solved
             for mark in sorted([*STATEMENT.finditer(source), *START.finditer(source)], key=lambda m: m.start()):
                 starts = mark.re is START
