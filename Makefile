@@ -67,9 +67,8 @@ $(BUILT): $(READY) $(PAGES)
 	$(PY) tools/site.py build
 	@mkdir -p $(@D) && touch $@
 
-# From the project's root: a server that starts in notebooks/ cannot reach the text twins in book/ and would not save them.
 lab: $(READY) ## open JupyterLab on the chapters
-	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+	$(PY) tools/lab.py
 
 notebooks: $(READY) ## re-execute the chapters whose text or library changed; FORCE=1: all of them
 	$(PY) tools/execute.py $(if $(filter-out 0,$(FORCE)),--force)

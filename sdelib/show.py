@@ -346,7 +346,7 @@ def _twin(
     except ImportError:
         return None
     sizes = [len(k.values) for k in knobs]
-    image = w.Image(format="png", value=_png(pictures[int(np.ravel_multi_index(first, sizes))]), tooltip=alt)
+    image = w.Image(format="png", value=_png(pictures[int(np.ravel_multi_index(first, sizes))]))
     image.layout.max_width = "100%"
     fault = w.HTML()
     inputs = [_input(w, k, i, callable(draw), slow) for k, i in zip(knobs, first, strict=True)]
@@ -371,7 +371,10 @@ def _twin(
         clock = w.Play(min=0, max=len(values) - 1, value=first[0], interval=max(250, 5000 // len(values)))
         clock.observe(lambda change: setattr(inputs[0], "value", values[change["new"]]), "value")
         rows.insert(0, clock)
-    return w.VBox([image, fault, *rows])
+    # an Image has no alt, and one with a tooltip is not drawn (its view reads a description that it lacks)
+    unseen = "position: absolute; width: 1px; height: 1px; overflow: hidden"
+    words = w.HTML(f'<span style="{unseen}">{html.escape(alt)}</span>')
+    return w.VBox([image, fault, *rows, words])
 
 
 def _input(w: Any, knob: _Knob, at: int, continuous: bool, slow: bool) -> Any:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools import lab
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S))
@@ -46,8 +48,7 @@ def test_commands_exist_in_the_makefile():
 
 def test_jupyterlab_starts_where_it_sees_both_twins(tmp_path):
     """A server that starts in notebooks/ cannot reach book/: what is saved there would leave the text behind."""
-    line = re.search(r"-m jupyterlab (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1].split()
-    assert all(word.startswith("--") for word in line)  # a folder named here would become the server's root
+    assert f"--ServerApp.root_dir={ROOT}" in lab.command([])
 
     import nbformat
     from jupyter_server.services.contents.largefilemanager import LargeFileManager

@@ -1,6 +1,7 @@
 """Slider figures: what stands in the HTML, that the frames are the pictures drawn, and that the live twin draws anew."""
 
 import base64
+import html
 import io
 import itertools
 import json
@@ -209,7 +210,8 @@ def widgets(shown):
         from ipywidgets.widgets import widget
 
         box = widget._instances[shown[-1][VIEW]["model_id"]]
-        image, fault, *knobs = box.children
+        image, fault, *knobs, words = box.children
+        assert html.escape(ALT) in words.value
         return image, fault, knobs
 
     return made
@@ -268,3 +270,12 @@ def test_without_a_kernel_there_is_no_widget(shown, monkeypatch):
     monkeypatch.setattr(Shell, "kernel", None)
     show.slider(shade, KNOB, alt=ALT)
     assert set(shown[0]) == {"text/plain", "text/html"}
+
+
+def test_flat_colours_stay_as_they_are_drawn(shown):
+    with plot.style():
+        show.slider(two_modes, {"distance": [1.0, 4.0]}, alt=ALT)
+    frame = decoded(Page(shown[0]["text/html"]).frames[1])
+    card = [int(plot.CARD[i : i + 2], 16) for i in (1, 3, 5)]
+    share = (frame == card).all(axis=2).mean()
+    assert share > 0.9, "the card has one colour, not shades of it"
