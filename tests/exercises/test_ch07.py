@@ -50,14 +50,15 @@ WRONG = {
         (lambda u: math.nan * u, "not a number"),
     ],
     "ex-7-hearing": [
-        ((0.1, 0.9, 0.3), "other way round"),
-        ((1.5, 12.0, 3.0), "swapped"),
-        ((1000.0, 1.2, 3.0), "too large"),
+        ((0.04, 0.16), "other way round"),
+        ((0.25, 0.06), "not yet divided"),
+        ((6.0, 25.0), "swapped"),
+        ((1000.0, 4.0), "too large"),
     ],
     "ex-7-examples": [
-        ((0.01, 0.02, 0.1), "in the order"),
-        ((0.6, 0.5, 0.46), "floor of 0.45"),
-        ((-1.0, 0.02, 0.003), "above 0"),
-        ((0.1, 0.02, 0.00001), "too small"),
+        ((0.01, 0.06), "in the order"),
+        ((0.6, 0.46), "floor of 0.45"),
+        ((-1.0, 0.02), "above 0"),
+        ((0.1, 0.00001), "too small"),
     ],
 }
