@@ -1,6 +1,6 @@
 r"""Time reversal: the SDE that runs a diffusion backwards, and the whole family that shares its marginals.
 
-Forward dx = f(x, t) dt + g(t) dw (paper eq. 5). For every eta >= 0 the equation, solved from T down to 0,::
+Forward dx = f(x, t) dt + g(t) dw (paper eq. 5). For every eta >= 0 the equation, solved from T down to 0, ::
 
     dx = [f(x, t) - (1 + eta^2)/2 g(t)^2 grad_x log p_t(x)] dt + eta g(t) dw_bar
 

@@ -71,7 +71,9 @@ def prepare(app, what, name, obj, options, lines):
             continue
         if line.rstrip().endswith("::"):
             fenced = indent
-        lines[i] = escape(line)
+        bullet = re.match(r"\s*[*-] ", line)
+        head = bullet[0] if bullet else ""
+        lines[i] = head + escape(line[len(head) :])
 
 
 # ---------------------------------------------------------------- signatures
@@ -79,6 +81,8 @@ def signature(app, what, name, obj, options, shown, returns):
     """The signature with annotations as written, ``Data`` and not a shape's full spelling."""
     if what not in ("function", "class", "method", "exception") or shown is None:
         return None
+    if getattr(obj, "_is_protocol", False):
+        return "", None  # nobody makes one
     function = inspect.unwrap(obj) if what != "class" else obj
     try:
         written = inspect.signature(function)
