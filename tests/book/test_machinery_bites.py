@@ -255,9 +255,7 @@ def test_the_small_book_renders_and_its_links_meet(mini):
         assert f'href="../book/claims.html#{name}"' in chapter
     assert "10.00 ± 0.15" in register
     assert '<div class="solution dropdown admonition"' in chapter
-    assert (
-        r'<span class="sdelib-glued"><span class="math notranslate nohighlight">\(v = a^2 v + 1\)</span>.' in chapter
-    )
+    assert r'<span class="sdelib-glued"><span class="math notranslate nohighlight">\(v = a^2 v + 1\)</span>.' in chapter
     assert external_hosts(html) == []
     page = html / "book" / "index.html"
     edit(page, "</body>", '<script src="https://example.org/a.js"></script></body>')
