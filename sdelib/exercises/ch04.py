@@ -16,7 +16,7 @@ def moments(game_moments):
             raise Wrong(f"{asked} must return three numbers (mean, variance, median), got {got!r}.")
         mean = x0 * math.exp(mu * t)
         near(
-            f"the mean, {asked}[0]",
+            f"The mean, {asked}[0],",
             got[0],
             mean,
             rtol=1e-6,
@@ -28,7 +28,7 @@ def moments(game_moments):
         )
         variance = mean**2 * math.expm1(gamma**2 * t)
         near(
-            f"the variance, {asked}[1]",
+            f"The variance, {asked}[1],",
             got[1],
             variance,
             rtol=1e-6,
@@ -36,12 +36,13 @@ def moments(game_moments):
                 (mean**2 * math.exp(gamma**2 * t), "that is the mean of x²; the square of the mean is still in it"),
                 (x0**2 * math.expm1(gamma**2 * t), "the growth rate is missing: that is right for mu = 0 only"),
                 (mean**2 * math.expm1(2 * gamma**2 * t), "the kicks count once: φ'' = 2 cancels Itô's 1/2"),
+                (math.exp(2 * mu * t) * math.expm1(gamma**2 * t), "the game starts at x0: a factor x0² is missing"),
                 (gamma**2 * t, "that is the variance of log x"),
                 (mean**2 * math.expm1(gamma**2 * t / 2), "Itô's 1/2 is cancelled by φ'' = 2"),
             ],
         )
         near(
-            f"the median, {asked}[2]",
+            f"The median, {asked}[2],",
             got[2],
             x0 * math.exp((mu - gamma**2 / 2) * t),
             rtol=1e-6,
@@ -84,8 +85,12 @@ def _leash(drift_rate, g, start, x, t):
     return torch.exp(-(x**2) / (2 * v)) / (2 * math.pi * v).sqrt()
 
 
-@grader("ex-4-residual", "residual(p, drift, g, x, t): ∂p/∂t minus the right side of the Fokker-Planck equation")
-def residual_(residual):
+@grader(
+    "ex-4-residual",
+    "residual(p, drift, g, x, t): ∂p/∂t minus the right side of the Fokker-Planck equation",
+    "q: the constant for which N(0, q (1 − exp(−6t))) is a density of dx = −3x dt + 2 dw",
+)
+def residual_(residual, q):
     x = torch.linspace(-1.6, 1.6, 9, dtype=torch.float64)
     t = torch.full_like(x, 0.4)
     asked = "residual(...) for the leash c = 1, g = 1.2 and its own density"
@@ -117,7 +122,24 @@ def residual_(residual):
         ),
         (grows + (1 + torch.sin(t)) * (carried - spread)) * hill,
         atol=1e-9,
-        traps=[(torch.zeros_like(x), "this p leaves something over; does residual use its arguments?")],
+        traps=[
+            (torch.zeros_like(x), "this p leaves something over, so residual does not use all its arguments"),
+            (
+                grows / (1 + torch.sin(t)) + carried - spread,
+                "that is the residual over p; what is asked for is not divided",
+            ),
+        ],
+    )
+    near(
+        "q",
+        q,
+        2 / 3,
+        atol=0.006,  # steps of 0.01
+        traps=[
+            (4 / 3, "that is g²/c; leash and kicks balance at half of it"),
+            (1 / 3, "that has g in place of g²"),
+            (1.0, "the variance at rest is 1 for g² = 2c only"),
+        ],
     )
     return "It is 0 for a solution and not for an impostor; a check that is always 0 would say nothing."
 
@@ -128,7 +150,7 @@ def milstein(milstein_step):
         euler = x + mu * x * dt + gamma * x * dw
         area = dw**2 - dt
         near(
-            f"milstein_step({x}, {mu}, {gamma}, {dt}, {dw})",
+            f"milstein_step(x={x}, mu={mu}, gamma={gamma}, dt={dt}, dw={dw})",
             milstein_step(x, mu, gamma, dt, dw),
             euler + 0.5 * gamma**2 * x * area,
             rtol=1e-9,
@@ -139,6 +161,10 @@ def milstein(milstein_step):
                 (euler - 0.5 * gamma**2 * x * area, "the correction's sign is wrong"),
                 (euler + 0.5 * gamma * x * area, "the stake's slope is a second factor gamma"),
                 (euler + 0.5 * gamma**2 * x**2 * area, "x comes in once: stake gamma x times its slope gamma"),
+                (
+                    euler + 0.5 * gamma**2 * x * area + mu * gamma * x * dw * dt + 0.5 * mu**2 * x * dt**2,
+                    "the terms with mu gamma and mu² are right, but smaller: Milstein's step stops before them",
+                ),
                 (
                     x * math.exp((mu - gamma**2 / 2) * dt + gamma * dw),
                     "that is the exact step; Milstein's is its expansion",

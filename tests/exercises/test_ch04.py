@@ -43,6 +43,7 @@ WRONG = {
     "ex-4-moments": [
         (moments(mean=lambda u: math.exp(u / 2)), "Stratonovich"),
         (moments(variance=lambda u: math.exp(u) / math.expm1(u)), "mean of x²"),
+        (lambda mu, gamma, x0, t: (x0 * math.exp(mu * t), moments()(mu, gamma, 1.0, t)[1], x0), "x0² is missing"),
         (moments(median=lambda u: math.exp(u / 2)), "that is the mean"),
         (moments(median=lambda u: math.exp(-u / 2)), "has a 1/2"),
         (lambda mu, gamma, x0, t: x0 * math.exp(mu * t), "three numbers"),
@@ -54,16 +55,23 @@ WRONG = {
         (lambda x: 0.25 * stake(x) * torch.cos(x), "correction alone"),
     ],
     "ex-4-residual": [
-        (residual(noise=1.0), "g² where g²/2"),
-        (residual(drift_sign=-1.0), "drift term has the wrong sign"),
-        (residual(noise=-0.5), "noise term has the wrong sign"),
-        (residual(inside=False), "inside the derivative"),
-        (lambda p, drift, g, x, t: 0 * x, "leaves something over"),
+        ((residual(noise=1.0), 0.67), "g² where g²/2"),
+        ((residual(drift_sign=-1.0), 0.67), "drift term has the wrong sign"),
+        ((residual(noise=-0.5), 0.67), "noise term has the wrong sign"),
+        ((residual(inside=False), 0.67), "inside the derivative"),
+        ((lambda p, drift, g, x, t: 0 * x, 0.67), "leaves something over"),
+        ((lambda p, drift, g, x, t: residual()(p, drift, g, x, t) / p(x, t), 0.67), "over p"),
+        ((residual(), 1.33), "g²/c"),
+        ((residual(), 0.8), "too large"),
     ],
     "ex-4-milstein": [
         (milstein(factor=0.0), "Euler-Maruyama"),
         (milstein(minus=0.0), "dt is missing"),
         (milstein(factor=1.0), "half of"),
         (milstein(factor=-0.5), "sign is wrong"),
+        (
+            lambda x, mu, gamma, dt, dw: milstein()(x, mu, gamma, dt, dw) + mu * x * dt * (gamma * dw + 0.5 * mu * dt),
+            "stops before them",
+        ),
     ],
 }
