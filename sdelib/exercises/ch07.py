@@ -1,5 +1,7 @@
 """Graders of chapter 7: Learning the score."""
 
+# ruff: noqa: E501 - what is asked stays one string, as the page shows it
+
 import math
 
 import torch
@@ -12,7 +14,7 @@ T_MIN = 1e-3
 
 @grader(
     "ex-7-floor",
-    "likelihood_floor(v, t): the exact score's expected loss at time t under VP, data N(0, v) on a line, weight g(t)²",
+    "likelihood_floor(variance, t): the exact score's expected loss at time t under VP, data N(0, variance) on a line, weight g(t)²",
 )
 def floor(likelihood_floor):
     vp = VP()
@@ -28,7 +30,10 @@ def floor(likelihood_floor):
             traps=[
                 (signal / (signal + std**2), "that is the floor with the weight std²; here an item weighs g²"),
                 (g**2 * signal / (signal + std**2), "the floor with the weight std² is to be multiplied by g²/std²"),
-                (g**2 / std**2 * v / (v + std**2), "the data's variance at time t is scale² v: where is the scale?"),
+                (
+                    g**2 / std**2 * v / (v + std**2),
+                    "the data's variance at time t is scale² times variance: where is the scale?",
+                ),
                 (g**2 / std**2, "that is the loss of a score that is 0 everywhere"),
                 (g**2 / (signal + std**2), "that is g² times the mean square of the score, not what it misses"),
                 (g / std * signal / (signal + std**2), "the weight is g², with the square, and so is std²"),
