@@ -6,6 +6,7 @@ python tools/site.py build --out DIR  to DIR/_build/html
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ def missing(root: Path, toc: dict) -> list[str]:
 
 def build(root: Path, *, out: Path | None = None, draft: bool = False) -> int:
     out = out or root
+    # pages of sources are not written anew while the source stays, though the entries that they lead to may have moved
+    shutil.rmtree(out / "_build" / "html" / "_modules", ignore_errors=True)
     toc_file = root / "_toc.yml"
     toc = yaml.safe_load(toc_file.read_text(encoding="utf-8"))
     absent = missing(root, toc)

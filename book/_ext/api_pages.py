@@ -109,7 +109,8 @@ class ApiModule(SphinxDirective):
         self.env.note_dependency(inspect.getsourcefile(module))
         # sdelib.train is a module and a function: the name leads to the function
         unindexed = ["   :no-index:"] if name in reference.public_names() else []
-        lines = [f".. py:module:: {name}", *unindexed, "", ".. highlight:: none", ""]
+        # the module's anchor passes to what follows it, so nothing that leaves no trace on the page may stand between
+        lines = [".. highlight:: none", "", f".. py:module:: {name}", *unindexed, ""]
         text = inspect.cleandoc(module.__doc__ or "").splitlines()
         prepare(None, "module", name, module, None, text)
         lines += [*text, "", ".. highlight:: python", ""]
@@ -259,6 +260,30 @@ class CodeLinks(SphinxPostTransform):
                 literal.replace_self(link)
 
 
+BACK = re.compile(r'href="[^"#]*#(?P<path>sdelib\.[\w.]+)"')
+
+
+def link_back(app, pagename, templatename, context, doctree):
+    """Lead each "[docs]" of a source page to the entry: viewcode knows one path a module, the library several."""
+    if not pagename.startswith("_modules/") or "body" not in context:
+        return
+    entries, known = app.env.get_domain("py").objects, reference.canonical_paths()
+
+    home = pagename.removeprefix("_modules/").replace("/", ".")
+
+    def mended(found):
+        parts = found["path"].split(".")
+        for path in (found["path"], *(".".join([home, *parts[-n:]]) for n in (1, 2))):
+            owner, _, member = path.rpartition(".")
+            for way in (path, known.get(path), f"{known.get(owner)}.{member}"):
+                if way in entries:
+                    uri = app.builder.get_relative_uri(pagename, entries[way].docname)
+                    return f'href="{uri}#{entries[way].node_id}"'
+        return found[0]
+
+    context["body"] = BACK.sub(mended, context["body"])
+
+
 def outside_prose(node):
     while node is not None:
         if isinstance(node, nodes.title | nodes.reference | addnodes.pending_xref | nodes.term):
@@ -274,6 +299,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", prepare, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", signature)
     app.connect("missing-reference", resolve)
+    app.connect("html-page-context", link_back)
     app.add_directive("api-module", ApiModule)
     app.add_directive("api-names", ApiNames)
     app.add_post_transform(CodeLinks)

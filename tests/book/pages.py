@@ -115,7 +115,10 @@ def listen(page: Page) -> list[str]:
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda e: wrong.append(f"script: {e}"))
-    page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url[:200]}"))
+    # what a reader leaves before it has come (the next page, an icon) was aborted, which is no fault
+    page.on(
+        "requestfailed", lambda r: None if "ABORTED" in (r.failure or "") else wrong.append(f"failed: {r.url[:200]}")
+    )
     page.on(
         "request",
         lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(f"asked: {r.url}"),

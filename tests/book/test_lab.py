@@ -134,11 +134,11 @@ def test_a_chapter_runs_and_its_knob_is_alive(server, page):
     figure = page.locator(".jp-OutputArea .widget-vbox:has(.widget-image)").first
     picture, knob = figure.locator("img"), figure.locator("[role=slider]").first
     knob.wait_for()
-    before, value = picture.evaluate(PIXELS), knob.get_attribute("aria-valuenow")
+    before, value = picture.evaluate(PIXELS), knob.get_attribute("aria-valuetext")
     knob.focus()
-    for _ in range(5):
+    for _ in range(10):
         page.keyboard.press("ArrowRight")
-    until(lambda: knob.get_attribute("aria-valuenow") != value, "the knob to move", 10)
+    until(lambda: knob.get_attribute("aria-valuetext") != value, "the knob to move", 10)
     until(lambda: picture.evaluate(PIXELS) != before, "the kernel to draw a new picture", 60)
 
 
