@@ -346,8 +346,8 @@ def _twin(
     except ImportError:
         return None
     sizes = [len(k.values) for k in knobs]
-    image = w.Image(format="png", value=_png(pictures[int(np.ravel_multi_index(first, sizes))]))
-    image.layout = w.Layout(width=f"{pictures[0].shape[1]}px", max_width="100%")
+    look = w.Layout(width=f"{pictures[0].shape[1]}px", max_width="100%")
+    image = w.Image(format="png", value=_png(pictures[int(np.ravel_multi_index(first, sizes))]), layout=look)
     fault = w.HTML()
     inputs = [_input(w, k, i, callable(draw), slow) for k, i in zip(knobs, first, strict=True)]
 

@@ -163,7 +163,7 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
     for model in reach(state, replaced):
         if model not in reach(state, shown):
             del state[model]
-    if not state:
+    if not state or not shown:  # models that no output shows would make the page load the widgets' scripts for nothing
         notebook.metadata.pop("widgets", None)
         return
     order = reach(state, [*shown, *state])  # those shown first, then what they refer to, then the rest as created
