@@ -318,7 +318,9 @@ def test_a_missing_browser_is_one_visible_line_or_a_failure(workshop):
     assert asked == []
     # where one is required, the tests themselves are run, and fail for want of it
     for demand in ({"CI": "true"}, {"SDELIB_REQUIRE_BROWSER": "1"}):
-        assert make(workshop, "browser", PATH=str(programs), **demand)[2] == ["-m pytest -n 2 --dist worksteal tests/book -m browser"]
+        assert make(workshop, "browser", PATH=str(programs), **demand)[2] == [
+            "-m pytest -n 2 --dist worksteal tests/book -m browser"
+        ]
     (programs / "chromium").symlink_to("/bin/true")
     assert make(workshop, "browser", PATH=str(programs))[2] == ["-m pytest -n 2 --dist worksteal tests/book -m browser"]
 
