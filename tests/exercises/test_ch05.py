@@ -2,7 +2,10 @@
 
 import math
 
+import pytest
 import torch
+
+from sdelib.exercises import judge
 
 u = lambda B: -math.expm1(-B)
 SHAKE = lambda beta, B, p: beta * u(B) ** (p - 1) * (1 + (p - 1) * math.exp(-B))
@@ -17,6 +20,8 @@ WRONG = {
         ((lambda beta, B, p: beta * (p * u(B) ** (p - 1) * math.exp(-B) - u(B) ** p)), "check the sign"),
         ((lambda beta, B, p: math.sqrt(SHAKE(beta, B, p))), "g, not its square"),
         ((lambda beta, B, p: beta * (1 - math.exp(-2 * B))), "p = 2 only"),
+        ((lambda beta, B, p: beta * (1 - math.exp(-2 * B)) ** (p - 1)), "do not take the power"),
+        ((lambda beta, B, p: beta * (1 - torch.exp(-2 * B)) ** (p - 1)), "do not take the power"),
         ((lambda beta, B, p: p * u(B) ** (p - 1) * math.exp(-B) + beta * u(B) ** p), "B' = β"),
     ],
     "ex-5-cosine": [
@@ -32,6 +37,7 @@ WRONG = {
         ((lambda D: ENOUGH(math.sqrt(D))), "not √D times"),
         ((lambda D: ENOUGH(D) + 0.1), "subtract β_min"),
         ((lambda D: ENOUGH(2 * D)), "factor 1/2"),
+        ((lambda D: round(ENOUGH(D), 1)), "three decimals"),
     ],
     "ex-5-clock": [
         ((lambda N: torch.logspace(-2, 2, N, dtype=torch.float64)), "VE's clock"),
@@ -41,3 +47,18 @@ WRONG = {
         ((lambda N: 0.5 * torch.tan(torch.linspace(0.02, 1.56, N, dtype=torch.float64))), "between the same ends"),
     ],
 }
+
+
+@pytest.mark.parametrize(
+    "label, answers",
+    [
+        ("ex-5-gentler", ((lambda beta, B, p: SHAKE(beta, B, p)),)),
+        ("ex-5-gentler", ((lambda beta, B, p: beta * torch.expm1(-B).abs() ** (p - 1) * (1 + (p - 1) * (-B).exp())),)),
+        ("ex-5-cosine", (BETA, EVEN)),
+        ("ex-5-cosine", ((lambda t: math.pi / 1.008 * torch.tan(ANGLE(t))), EVEN)),
+        ("ex-5-cosine", ((lambda t: math.pi / 1.008 * ANGLE(t).tan()), torch.tensor(EVEN))),
+    ],
+)
+def test_an_answer_may_be_written_in_plain_numbers_or_in_torch(label, answers):
+    verdict = judge(label, *answers)
+    assert verdict.status == "right", verdict.text
