@@ -23,8 +23,9 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
 
     .. math:: D(p, q) = 2\,E\|x - y\| - E\|x - x'\| - E\|y - y'\|
 
-    Every pair of different samples is used once, so an estimate between two samples of one law scatters around zero
-    and is as often negative as positive: compare what you measure with that scatter.
+    Every pair of different samples is used once, so between two samples of one law the estimate's mean is zero. It may
+    come out negative, and does so more often than not, which a long tail on the right pays for: compare what you
+    measure with the scatter of such pairs.
 
     Args:
         x: samples of the one law, ``(n, *shape)``, at least two.

@@ -27,6 +27,8 @@ def last_steps(next_variance: Callable[[float, float], float]) -> str:
                 (t * (1 + h / t) ** 2 + h, "backwards the score is added, and it points to 0: the factor is below 1"),
                 (t * (1 - h / (2 * t)) ** 2 + h, "with all of the noise the score has the factor g² = 1, not a half"),
                 (math.sqrt(t - h + h**2 / t), "that is the standard deviation"),
+                (h**2 / (t * (t - h)), "that is the fraction; wanted is the variance"),
+                (h**2 / t, "that is the excess over t - h; wanted is the variance"),
             ],
         )
     return "Too large by h²/t: steps must be short against t, and no step from t = h is."

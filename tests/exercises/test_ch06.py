@@ -20,6 +20,8 @@ WRONG = {
         (lambda t, h: t * (1 + h / t) ** 2 + h, "the factor is below 1"),
         (lambda t, h: t * (1 - h / (2 * t)) ** 2 + h, "not a half"),
         (lambda t, h: (t - h + h**2 / t) ** 0.5, "standard deviation"),
+        (lambda t, h: h**2 / (t * (t - h)), "the fraction"),
+        (lambda t, h: h**2 / t, "the excess"),
     ],
     "ex-6-trade": [
         (lambda f, g, k, s: f - (g**2 + k**2) / 2 * s, "time running backwards"),
