@@ -73,6 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "IPYTHONDIR": "ipython",
     }
     environment = lab.environment() | {name: str(home / folder) for name, folder in places.items()}
+    environment.pop("PYTHONPATH", None)  # it may lead to the small book's library
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
