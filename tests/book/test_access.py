@@ -33,13 +33,14 @@ def test_barriers_are_seen(html, browser, tmp_path):
     plant = """
       <input type="range" min="0" max="3"><button><svg></svg></button>
       <p style="color: #999; background: #fff">pale words</p>
+      <pre style="background: #fff"><span class="pale" style="color: #bbb">pale = code</span></pre>
       <div style="overflow-x: auto; width: 5rem"><div style="width: 50rem">a box that only a mouse can scroll</div></div>"""
     seen = visit(browser, planted(html, tmp_path, plant), "wide")
     said = "\n".join(seen["barriers"])
     for fault in (
         "critical label, 1 times",
         "critical button-name",
-        "serious color-contrast",
+        "serious color-contrast, 2 times",
         "scrollable-region-focusable",
     ):
         assert fault in said, f"{fault!r} not in {said!r}"
