@@ -58,7 +58,9 @@ def build(root: Path, *, out: Path | None = None, draft: bool = False) -> int:
     if code:
         print("The book was not built: see the warnings above; each is an error.")
         return 1
-    print(f"Open {out / '_build' / 'html' / 'index.html'}")
+    index = out / "_build" / "html" / "index.html"
+    index.touch()  # Jupyter Book leaves an old redirect as it is; its date says when the book was rendered
+    print(f"Open {index}")
     return 0
 
 
