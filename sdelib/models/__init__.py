@@ -3,6 +3,21 @@
 What a label means and how an output becomes a score is :class:`sdelib.NetScore`'s affair, never a network's.
 """
 
+from sdelib.models.fir import Down, Up, fir_downsample, fir_kernel, fir_upsample
 from sdelib.models.mlp import MLP
+from sdelib.models.unet import UNet, ddpm_unet, ddpmpp, ncsnpp
+from sdelib.models.zoo import published
 
-__all__ = ["MLP"]
+__all__ = [
+    "MLP",
+    "Down",
+    "UNet",
+    "Up",
+    "ddpm_unet",
+    "ddpmpp",
+    "fir_downsample",
+    "fir_kernel",
+    "fir_upsample",
+    "ncsnpp",
+    "published",
+]

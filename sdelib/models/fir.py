@@ -1,0 +1,153 @@
+r"""Resampling by two with a low-pass filter, as a fixed depthwise convolution (Zhang 2019; paper section 4.4, appendix H).
+
+A picture cannot be shrunk by keeping every second pixel: whatever is finer than two pixels comes back as a coarse pattern that
+was never there (aliasing). So filter first, then keep every second pixel; and grow by inserting zeros, then filter::
+
+    down:  y[n]  = sum_j k[j] x[2 n + 1 - j]
+    up:    y[n]  = sum_m 2 k[n + 1 - 2 m] x[m]        (the 2, one for each axis, makes up for the zeros)
+
+for taps k of even length counted from the middle, along both axes, zeros beyond the border. ``(1, 3, 3, 1)``, divided by its sum
+8, is the paper's filter (StyleGAN2's, Karras et al. 2020). A filter that treats both axes alike needs one depthwise convolution,
+forward or transposed: no compiled operator.
+
+Without a filter the resamplers are the plain ones: the mean of two by two pixels, and each pixel repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+def fir_kernel(taps: Sequence[float]) -> Float[Tensor, "size size"]:
+    """The 2D filter of 1D ``taps``: their outer product with itself, divided by its sum; float64.
+
+    >>> fir_kernel((1, 1))
+    tensor([[0.2500, 0.2500],
+            [0.2500, 0.2500]], dtype=torch.float64)
+
+    Raises:
+        ValueError: if there is not an even number of at least two finite taps, or their sum is 0.
+    """
+    k = [float(tap) for tap in taps]
+    if len(k) < 2 or len(k) % 2 or not math.isfinite(sum(k)) or sum(k) == 0.0:
+        raise ValueError(f"taps: needs an even number of finite taps whose sum is not 0, got {tuple(taps)!r}")
+    line = torch.tensor(k, dtype=torch.float64) / sum(k)
+    return torch.outer(line, line)
+
+
+def fir_downsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
+    """Filter, then keep every second pixel: height and width halve.
+
+    Raises:
+        ValueError: for taps that :func:`fir_kernel` refuses, or images of odd height or width.
+    """
+    check_even(x)
+    return _filtered_down(x, fir_kernel(taps).to(x))
+
+
+def fir_upsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
+    """Put zeros between the pixels, then filter: height and width double.
+
+    Raises:
+        ValueError: for taps that :func:`fir_kernel` refuses.
+    """
+    return _filtered_up(x, 4.0 * fir_kernel(taps).to(x))
+
+
+def check_even(x: Images) -> None:
+    """Refuse images that cannot be halved."""
+    if x.shape[-1] % 2 or x.shape[-2] % 2:
+        raise ValueError(f"x: needs an even height and width to be halved, got {tuple(x.shape[-2:])}")
+
+
+def _filtered_down(x: Images, kernel: Tensor) -> Images:
+    channels, pad = x.shape[1], len(kernel) // 2 - 1
+    # conv2d correlates, so a filter is flipped; that matters for taps that read differently backwards
+    weight = kernel.flip(0, 1).expand(channels, 1, -1, -1)
+    return F.conv2d(x, weight, stride=2, padding=pad, groups=channels)
+
+
+def _filtered_up(x: Images, kernel: Tensor) -> Images:
+    channels, pad = x.shape[1], len(kernel) // 2 - 1
+    return F.conv_transpose2d(x, kernel.expand(channels, 1, -1, -1), stride=2, padding=pad, groups=channels)
+
+
+class Down(nn.Module):
+    """Halve height and width: filtered by ``taps``, or with ``None`` the mean of two by two pixels.
+
+    Args:
+        taps: of the filter, an even number; the paper's NCSN++: (1, 3, 3, 1), DDPM++: ``None``.
+
+    Raises:
+        ValueError: for taps that :func:`fir_kernel` refuses.
+    """
+
+    kernel: Tensor | None
+
+    def __init__(self, taps: Sequence[float] | None = (1, 3, 3, 1)) -> None:
+        super().__init__()
+        self.register_buffer("kernel", None if taps is None else fir_kernel(taps).float(), persistent=False)
+
+    def forward(self, x: Images) -> Images:
+        """The halved images."""
+        check_even(x)
+        if self.kernel is None:
+            return F.avg_pool2d(x, 2)
+        return _filtered_down(x, self.kernel)
+
+
+class Up(nn.Module):
+    """Double height and width: filtered by ``taps``, or with ``None`` each pixel repeated.
+
+    Args:
+        taps: of the filter, an even number; the paper's NCSN++: (1, 3, 3, 1), DDPM++: ``None``.
+
+    Raises:
+        ValueError: for taps that :func:`fir_kernel` refuses.
+    """
+
+    kernel: Tensor | None
+
+    def __init__(self, taps: Sequence[float] | None = (1, 3, 3, 1)) -> None:
+        super().__init__()
+        self.register_buffer("kernel", None if taps is None else 4.0 * fir_kernel(taps).float(), persistent=False)
+
+    def forward(self, x: Images) -> Images:
+        """The doubled images."""
+        if self.kernel is None:
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return _filtered_up(x, self.kernel)
+
+
+class Blur(nn.Module):
+    """The filter alone, with zeros beyond the border; the size stays but for ``padding``.
+
+    Args:
+        taps: of the filter, an even number.
+        padding: rows and columns of zeros on every side.
+        gain: factor of the result; 4 where zeros were put between the pixels.
+
+    Raises:
+        ValueError: for taps that :func:`fir_kernel` refuses.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, taps: Sequence[float] = (1, 3, 3, 1), *, padding: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.padding = padding
+        self.register_buffer("kernel", gain * fir_kernel(taps).float(), persistent=False)
+
+    def forward(self, x: Images) -> Images:
+        """The filtered images: each side grows by 2 padding + 1 - len(taps)."""
+        channels = x.shape[1]
+        weight = self.kernel.flip(0, 1).expand(channels, 1, -1, -1)
+        return F.conv2d(x, weight, padding=self.padding, groups=channels)
