@@ -20,7 +20,16 @@ from sdelib.reversal import reverse, reverse_general
 from sdelib.score import NetScore, as_score, convert, denoised, grad_of, guided, net_score
 from sdelib.sde import SDE, VE, VP, Ito, Noising, SubVP
 from sdelib.simulation import NonFiniteError, Path, simulate
-from sdelib.steps import ancestral, annealed_langevin, euler_maruyama, identity, langevin, reverse_diffusion, then
+from sdelib.steps import (
+    ancestral,
+    annealed_langevin,
+    euler_maruyama,
+    identity,
+    langevin,
+    reverse_diffusion,
+    stochastic_runge_kutta,
+    then,
+)
 
 # The name `train` is the function here; the module is reached by `from sdelib.train import ...` and `python -m`.
 from sdelib.train import TrainConfig, new_state, train
@@ -79,6 +88,7 @@ __all__ = [
     "simulate",
     "sliced",
     "smld",
+    "stochastic_runge_kutta",
     "then",
     "time_grid",
     "train",

@@ -17,6 +17,7 @@ from sdelib import (
     affine_law,
     ancestral,
     annealed_langevin,
+    bcast,
     ddpm,
     denoised,
     euler_maruyama,
@@ -28,6 +29,7 @@ from sdelib import (
     reverse_diffusion,
     simulate,
     smld,
+    stochastic_runge_kutta,
     then,
     time_grid,
 )
@@ -64,6 +66,9 @@ def steps_of(noising, s=score):
     if not isinstance(noising, Chain):
         steps["Euler-Maruyama"] = euler_maruyama(*reverse(noising, s))
         steps["flow by Euler"] = euler_maruyama(*reverse(noising, s, eta=0.0))
+        steps["Runge-Kutta"] = stochastic_runge_kutta(*reverse(noising, s))
+        steps["flow by Runge-Kutta"] = stochastic_runge_kutta(*reverse(noising, s, eta=0.0))
+        steps["Runge-Kutta on a drift"] = stochastic_runge_kutta(lambda x, t: -x * bcast(t, x), lambda t: 1 + t)
     return steps
 
 

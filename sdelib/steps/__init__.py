@@ -18,7 +18,7 @@ from sdelib.steps.composing import identity, then
 from sdelib.steps.correctors import annealed_langevin, langevin
 from sdelib.steps.planned import LinearPredictor, PlannedStep
 from sdelib.steps.predictors import ancestral, reverse_diffusion
-from sdelib.steps.solvers import euler_maruyama
+from sdelib.steps.solvers import euler_maruyama, stochastic_runge_kutta
 
 __all__ = [
     "PlannedStep",
@@ -26,6 +26,7 @@ __all__ = [
     "ancestral",
     "reverse_diffusion",
     "euler_maruyama",
+    "stochastic_runge_kutta",
     "langevin",
     "annealed_langevin",
     "identity",
