@@ -267,6 +267,10 @@ class _Probe:
         self.draws, self.count = draws, 0
 
     def randn_like(self, x: Data) -> Data:
+        if x.ndim != 2:
+            raise ValueError(
+                f"step: draws noise of shape {tuple(x.shape)} and not of x's; a step that accepts or refuses is not affine"
+            )
         self.count += 1
         if self.count > len(self.draws):
             return torch.zeros_like(x)

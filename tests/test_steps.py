@@ -22,6 +22,7 @@ from sdelib import (
     denoised,
     euler_maruyama,
     geometric_sigmas,
+    hmc,
     identity,
     langevin,
     linear_betas,
@@ -54,6 +55,7 @@ def steps_of(noising, s=score):
         "langevin": langevin(noising, s, n_steps=2),
         "own norms": langevin(noising, s, norm="sample"),
         "annealed": annealed_langevin(noising, s, n_steps=2),
+        "hmc": hmc(noising, s, n_leapfrog=3, n_steps=2),
         "corrector first": then(langevin(noising, s), ancestral(noising, s)),
         "corrector last": then(
             reverse_diffusion(noising, s, eta=0.0), then(annealed_langevin(noising, s), langevin(noising, s))
@@ -304,7 +306,7 @@ def test_smld_and_ddpm_in_one_line_each():
 
 def test_bad_input():
     sde, s = VP(), lambda x, t: -x
-    for build in (ancestral, reverse_diffusion, langevin, annealed_langevin):
+    for build in (ancestral, reverse_diffusion, langevin, annealed_langevin, hmc):
         with pytest.raises(
             TypeError, match=r"noising: needs scale, std and transition, which Ito lacks; .* euler_maruyama"
         ):

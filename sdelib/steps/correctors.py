@@ -23,11 +23,11 @@ from sdelib.sde import Noising
 from sdelib.steps.planned import PlannedStep, need_kernel, precise
 from sdelib.types import Data, Generator, ScoreFn, Step, Stepped, Time
 
-__all__ = ["annealed_langevin", "langevin"]
+__all__ = ["annealed_langevin", "langevin"]  # Corrector is for the module beside this one
 
 
-class _Corrector(PlannedStep):
-    """Langevin at time t: n_steps of x + step s + sqrt(2 step) z, where ``size`` decides the step."""
+class Corrector(PlannedStep):
+    """A walk of ``n_steps`` steps at time t, scaled by ``snr``. ``run`` walks; the rest is worked out here."""
 
     moves = False
 
@@ -38,8 +38,8 @@ class _Corrector(PlannedStep):
         self.noising, self.score, self.snr, self.n_steps, self.nfe = noising, score, snr, n_steps, n_steps
 
     @abstractmethod
-    def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
-        """The step size, (batch,) or one number; ``alpha`` and ``std`` are plain numbers in a ready step."""
+    def run(self, x: Data, t: Time, alpha: Tensor | float, std: Tensor | float, generator: Generator | None) -> Stepped:
+        """``n_steps`` corrections; ``alpha`` and ``std`` are plain numbers in a ready step, (batch,) otherwise."""
 
     def alphas(self, t: Tensor, t_next: Tensor) -> Tensor:
         """(scale(t)/scale(t_next))^2: 1 for VE and SMLD, exactly 1 - beta_i between DDPM's neighbouring levels."""
@@ -58,20 +58,6 @@ class _Corrector(PlannedStep):
         out[where], mean[where] = part.x, part.mean
         return Stepped(out, mean, t)
 
-    def run(self, x: Data, t: Time, alpha: Tensor | float, std: Tensor | float, generator: Generator | None) -> Stepped:
-        mean = x
-        for _ in range(self.n_steps):
-            s, z = self.score(x, t), ops.randn_like(x, generator)
-            step = self.size(alpha, std, s, z)
-            if isinstance(step, Tensor):
-                step, root = ops.bcast(step, x), ops.bcast(torch.sqrt(2.0 * step), x)
-                mean = x + step * s
-                x = mean + root * z
-            else:
-                mean = x + step * s
-                x = mean + math.sqrt(2.0 * step) * z
-        return Stepped(x, mean, t)
-
     def between(self, starts: Time, ends: Time) -> Sequence[Step]:
         alphas, stds = self.alphas(starts, ends), self.noising.std(starts)
         return [
@@ -84,7 +70,7 @@ class _Corrector(PlannedStep):
 class _Ready:
     """A corrector at one known time."""
 
-    corrector: _Corrector
+    corrector: Corrector
     alpha: float
     std: float
 
@@ -105,7 +91,29 @@ class _Unchanged:
         return Stepped(x, x, t)
 
 
-class _Langevin(_Corrector):
+class _Walk(Corrector):
+    """x + step s + sqrt(2 step) z, where ``size`` decides the step."""
+
+    @abstractmethod
+    def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
+        """The step size, (batch,) or one number."""
+
+    def run(self, x: Data, t: Time, alpha: Tensor | float, std: Tensor | float, generator: Generator | None) -> Stepped:
+        mean = x
+        for _ in range(self.n_steps):
+            s, z = self.score(x, t), ops.randn_like(x, generator)
+            step = self.size(alpha, std, s, z)
+            if isinstance(step, Tensor):
+                step, root = ops.bcast(step, x), ops.bcast(torch.sqrt(2.0 * step), x)
+                mean = x + step * s
+                x = mean + root * z
+            else:
+                mean = x + step * s
+                x = mean + math.sqrt(2.0 * step) * z
+        return Stepped(x, mean, t)
+
+
+class _Langevin(_Walk):
     def __init__(self, noising: Noising, score: ScoreFn, snr: float, n_steps: int, norm: str) -> None:
         super().__init__(noising, score, snr, n_steps)
         ops.check_choice(norm, ("batch", "sample"), "norm")
@@ -144,7 +152,7 @@ def langevin(
     return _Langevin(noising, score, snr, n_steps, norm)
 
 
-class _Annealed(_Corrector):
+class _Annealed(_Walk):
     def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
         length = self.snr * std
         return 2.0 * alpha * (length * length)  # a product, so that tensors and plain numbers round alike
