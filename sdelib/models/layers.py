@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sdelib import ops
+from sdelib.models.convolution import Conv3
 from sdelib.types import Time
 
 Features = Float[Tensor, "batch features"]
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 SILENT = 1e-10
 """The gain of the last layer of a residual branch."""
 
@@ -142,6 +143,8 @@ def conv3(
     generator: torch.Generator | None = None,
 ) -> nn.Conv2d:
     """A 3 x 3 convolution from ``channels`` to ``out_channels``, starting with ``gain``; ``stride``, ``padding`` as in torch."""
+    if (stride, padding) == (1, 1):
+        return started(bare(Conv3, channels, out_channels), gain, generator)
     return started(bare(nn.Conv2d, channels, out_channels, 3, stride=stride, padding=padding), gain, generator)
 
 
@@ -158,7 +161,7 @@ def dense(features: int, out_features: int, *, generator: torch.Generator | None
 
 
 def bare(kind: type[Layer], *sizes: int, **options: int) -> Layer:
-    """A layer whose weights are not drawn yet, on the default device: under ``torch.device("meta")`` it takes no memory."""
+    """A ``kind(*sizes, **options)`` whose weights are not drawn yet, on the default device (``meta``: no memory)."""
     return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
 
 
