@@ -3,10 +3,10 @@
 python tools/recorded/ch14_ablation.py                     writes book/recorded/ch14_ablation.json and two networks
 python tools/recorded/ch14_ablation.py --quick --where DIR  a few steps of everything, for the tests
 
-Every network has the same width, sees the same batches, times and noises in the same order, and makes the same number of steps;
-three seeds change all of these together with the initial weights. What is recorded is the denoising loss a pixel on the 300 digits
-kept aside, in four bands of t, with one set of times and noises for all networks. VE runs on [0, 1] with Fourier features of
-log sigma, VP on [-1, 1] with sinusoidal features of 999 t, as the authors' networks do.
+Every network has the same width, sees the same batches, times and noises in the same order, and makes the same number of
+steps; three seeds change all of these together with the initial weights. What is recorded is the denoising loss a pixel on the
+300 digits kept aside, in four bands of t, with one set of times and noises for all networks. VE runs on [0, 1] with Fourier
+features of log sigma, VP on [-1, 1] with sinusoidal features of 999 t, as the authors' networks do.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def network(setting: Setting, changes: dict[str, Any], seed: int) -> NetScore:
     """A score around a fresh network, scaled as the authors scale theirs."""
     generator = torch.Generator().manual_seed(seed)
     net = UNet(**BASE | {"time": setting.time} | changes, generator=generator)
-    centre = (lambda x, t: 2 * x - 1) if isinstance(setting.sde, VE) else None  # noqa: E731
+    centre = (lambda x, t: 2 * x - 1) if isinstance(setting.sde, VE) else None
     return net_score(net, setting.sde, inp=centre)
 
 
@@ -159,6 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
                 done, curve = trained(setting, score, seed, cfg)
                 found = held_out(setting, done, draws)
                 entry: dict[str, Any] = rows[row]
+                assert isinstance(score.net, nn.Module)
                 entry["parameters"] = sum(p.numel() for p in score.net.parameters())
                 entry["held_out"].append(found)
                 entry["curves"].append(curve)
