@@ -4,11 +4,11 @@ A picture cannot be shrunk by keeping every second pixel: whatever is finer than
 was never there (aliasing). So filter first, then keep every second pixel; and grow by inserting zeros, then filter::
 
     down:  y[n]  = sum_j k[j] x[2 n + 1 - j]
-    up:    y[n]  = sum_m 2 k[n + 1 - 2 m] x[m]        (the 2, one for each axis, makes up for the zeros)
+    up:    y[n]  = sum_m 2 k[n - 2 m] x[m]            (the 2, one for each axis, makes up for the zeros)
 
-for taps k of even length counted from the middle, along both axes, zeros beyond the border. ``(1, 3, 3, 1)``, divided by its sum
-8, is the paper's filter (StyleGAN2's, Karras et al. 2020). A filter that treats both axes alike needs one depthwise convolution,
-forward or transposed: no compiled operator.
+along both axes, for taps k of even length whose middle pair is k[0] and k[1], with zeros beyond the border. ``(1, 3, 3, 1)``,
+divided by its sum 8, is the paper's filter (StyleGAN2's, Karras et al. 2020). A filter that treats both axes alike needs one
+depthwise convolution, forward or transposed: no compiled operator.
 
 Without a filter the resamplers are the plain ones: the mean of two by two pixels, and each pixel repeated.
 """
