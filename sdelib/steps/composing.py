@@ -21,7 +21,7 @@ class _Identity(PlannedStep):
 
 
 def identity() -> PlannedStep:
-    """Move time and leave x alone: the predictor of a corrector-only sampler such as SMLD's."""
+    """Move time and leave x alone: the predictor of a corrector-only sampler such as SMLD's, or no corrector at all."""
     return _Identity()
 
 
@@ -70,13 +70,20 @@ def then(*steps: Step) -> PlannedStep:
     ``then(langevin(sde, s), reverse_diffusion(sde, s))`` is the authors' predictor-corrector sampler: correct at t, then predict
     t -> t_next. SMLD's sampler is ``then(annealed_langevin(chain, s, n_steps=M), identity())``.
 
+    Only one of them predicts. :func:`identity` does so where no other does; before a predictor it stands for no corrector, and
+    DDPM's sampler may be written ``then(identity(), ancestral(chain, s))`` as well as ``ancestral(chain, s)``.
+
     Raises:
         TypeError: if one of them cannot be called.
-        ValueError: if no step is given.
+        ValueError: if no step is given, or two that move to t_next: the second would find its work done.
     """
     if not steps:
         raise ValueError("steps: needs at least one step")
     for step in steps:
         ops.check_function(step, "steps", "(x, t, t_next, generator)")
     # A chain of chains is one chain; so every part's own account of whether it moves time is seen when planning.
-    return _Then([part for step in steps for part in (step.steps if isinstance(step, _Then) else (step,))])
+    parts = [part for step in steps for part in (step.steps if isinstance(step, _Then) else (step,))]
+    movers = [i for i, p in enumerate(parts) if isinstance(p, PlannedStep) and p.moves and not isinstance(p, _Identity)]
+    if len(movers) > 1:
+        raise ValueError(f"steps: need one predictor at most, got {len(movers)} that move from t to t_next")
+    return _Then([p for i, p in enumerate(parts) if not (isinstance(p, _Identity) and movers and i < movers[0])])

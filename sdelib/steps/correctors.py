@@ -122,7 +122,12 @@ class _Langevin(_Walk):
     def size(self, alpha: Tensor | float, std: Tensor | float, s: Data, z: Data) -> Tensor | float:
         z_norm, s_norm = (torch.linalg.vector_norm(v.reshape(len(v), -1), dim=1) for v in (z, s))
         if self.norm == "batch":
-            z_norm, s_norm = z_norm.mean(), s_norm.mean()
+            z_norm, mean = z_norm.mean(), s_norm.mean()
+            if not math.isfinite(
+                float(mean.detach())
+            ):  # one broken score must not break its neighbours, nor hide among them
+                mean = s_norm[torch.isfinite(s_norm)].mean()
+            s_norm = mean
         doubled = 2.0 * alpha
         return (doubled.to(s) if isinstance(doubled, Tensor) else doubled) * (self.snr * (z_norm / s_norm)) ** 2
 
