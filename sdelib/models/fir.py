@@ -34,20 +34,31 @@ def fir_kernel(taps: Sequence[float]) -> Float[Tensor, "size size"]:
             [0.2500, 0.2500]], dtype=torch.float64)
 
     Raises:
+        TypeError: if the taps are no numbers in a row.
         ValueError: if there is not an even number of at least two finite taps, or their sum is 0.
     """
-    k = [float(tap) for tap in taps]
-    if len(k) < 2 or len(k) % 2 or not math.isfinite(sum(k)) or sum(k) == 0.0:
-        raise ValueError(f"taps: needs an even number of finite taps whose sum is not 0, got {tuple(taps)!r}")
-    line = torch.tensor(k, dtype=torch.float64) / sum(k)
+    line = torch.tensor(check_taps(taps, "taps"), dtype=torch.float64)
+    line = line / line.sum()
     return torch.outer(line, line)
+
+
+def check_taps(taps: Sequence[float], name: str) -> tuple[float, ...]:
+    """The taps as floats; refuse what is no filter of even length with a sum."""
+    try:
+        k = tuple(float(tap) for tap in taps)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: needs taps, numbers in a row such as (1, 3, 3, 1), got {taps!r}") from error
+    if len(k) < 2 or len(k) % 2 or not math.isfinite(sum(k)) or sum(k) == 0.0:
+        raise ValueError(f"{name}: needs an even number of finite taps whose sum is not 0, got {taps!r}")
+    return k
 
 
 def fir_downsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
     """Filter, then keep every second pixel: height and width halve.
 
     Raises:
-        ValueError: for taps that :func:`fir_kernel` refuses, or images of odd height or width.
+        TypeError: if the taps are no numbers in a row, or the images no floating-point ones.
+        ValueError: for taps that :func:`fir_kernel` refuses, or what is no batch of images of even height and width.
     """
     check_even(x)
     return _filtered_down(x, fir_kernel(taps).to(x))
@@ -57,13 +68,24 @@ def fir_upsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
     """Put zeros between the pixels, then filter: height and width double.
 
     Raises:
-        ValueError: for taps that :func:`fir_kernel` refuses.
+        TypeError: if the taps are no numbers in a row, or the images no floating-point ones.
+        ValueError: for taps that :func:`fir_kernel` refuses, or what is no batch of images.
     """
+    check_images(x)
     return _filtered_up(x, 4.0 * fir_kernel(taps).to(x))
+
+
+def check_images(x: Images) -> None:
+    """Refuse what is no batch of images; in whole numbers a filter's taps would all round to 0."""
+    if not x.is_floating_point():
+        raise TypeError(f"x: needs floating-point images, got {x.dtype}; convert them first, e.g. x.float()")
+    if x.ndim != 4:
+        raise ValueError(f"x: needs images of shape (batch, channels, height, width), got {tuple(x.shape)}")
 
 
 def check_even(x: Images) -> None:
     """Refuse images that cannot be halved."""
+    check_images(x)
     if x.shape[-1] % 2 or x.shape[-2] % 2:
         raise ValueError(f"x: needs an even height and width to be halved, got {tuple(x.shape[-2:])}")
 
@@ -87,6 +109,7 @@ class Down(nn.Module):
         taps: of the filter, an even number; the paper's NCSN++: (1, 3, 3, 1), DDPM++: ``None``.
 
     Raises:
+        TypeError: if the taps are no numbers in a row.
         ValueError: for taps that :func:`fir_kernel` refuses.
     """
 
@@ -111,6 +134,7 @@ class Up(nn.Module):
         taps: of the filter, an even number; the paper's NCSN++: (1, 3, 3, 1), DDPM++: ``None``.
 
     Raises:
+        TypeError: if the taps are no numbers in a row.
         ValueError: for taps that :func:`fir_kernel` refuses.
     """
 
@@ -122,6 +146,7 @@ class Up(nn.Module):
 
     def forward(self, x: Images) -> Images:
         """The doubled images."""
+        check_images(x)
         if self.kernel is None:
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
         return _filtered_up(x, self.kernel)
@@ -136,6 +161,7 @@ class Blur(nn.Module):
         gain: factor of the result; 4 where zeros were put between the pixels.
 
     Raises:
+        TypeError: if the taps are no numbers in a row.
         ValueError: for taps that :func:`fir_kernel` refuses.
     """
 
