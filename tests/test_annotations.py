@@ -60,12 +60,14 @@ for shape, law in (((2,), data.gm2()), ((1, 8, 8), None)):
                 ancestral(noising, score),
                 reverse_diffusion(noising, score, eta=0.0),
                 then(langevin(noising, score, n_steps=2), annealed_langevin(noising, score), ancestral(noising, score)),
+                then(hmc(noising, score, n_leapfrog=2, n_steps=2), identity()),
             ):
                 xT = noising.prior_sample((6, *shape), generator=g, dtype=x0.dtype)
                 simulate(step, xT, times, generator=g, denoise=True, keep=3)
             if isinstance(noising, SDE):
                 back = reverse(noising, score, eta=0.5)
-                simulate(euler_maruyama(*back), x0, [0.9, 0.5, 0.1], generator=g)
+                for solver in (euler_maruyama(*back), stochastic_runge_kutta(*back)):
+                    simulate(solver, x0, [0.9, 0.5, 0.1], generator=g)
                 dsm(noising, score, x0, weight="likelihood", sampling="importance", t_min=1e-3, generator=g)
         if law:
             law.at(noising, 0.5).log_prob(x0)

@@ -14,7 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -121,21 +121,21 @@ def euler_maruyama(drift: Drift, diffusion: Diffusion | MatrixDiffusion) -> Plan
 STAGE = 0.75  # where on the step the second stage stands
 
 
-Number = TypeVar("Number", Tensor, float)
+class _Weights(NamedTuple):
+    """y = yx x + ys s + yw w; mean = mx x + ms s + my y + mu s(y); x' = mean + xz z1 + xw w, where w = z1 + z2/sqrt(3).
 
+    Tensors, or plain numbers in a ready step.
+    """
 
-class _Weights(NamedTuple, Generic[Number]):
-    """y = yx x + ys s + yw w; mean = mx x + ms s + my y + mu s(y); x' = mean + xz z1 + xw w, where w = z1 + z2/sqrt(3)."""
-
-    yx: Number
-    ys: Number
-    yw: Number
-    mx: Number
-    ms: Number
-    my: Number
-    mu: Number
-    xz: Number
-    xw: Number
+    yx: Any
+    ys: Any
+    yw: Any
+    mx: Any
+    ms: Any
+    my: Any
+    mu: Any
+    xz: Any
+    xw: Any
 
     @property
     def noisy(self) -> bool:
@@ -148,7 +148,7 @@ class _RungeKutta(PlannedStep):
     def __init__(self, score: Drift, rates: Callable[[Tensor], tuple[Tensor, Tensor]], diffusion: Diffusion, nfe: int):
         self.score, self.rates, self.diffusion, self.nfe = score, rates, diffusion, nfe
 
-    def weights(self, t: Tensor, t_next: Tensor) -> _Weights[Tensor]:
+    def weights(self, t: Tensor, t_next: Tensor) -> _Weights:
         h = t_next - t
         root = h.abs().sqrt()
         F, Q = self.rates(t)
@@ -164,15 +164,7 @@ class _RungeKutta(PlannedStep):
         weights = self.weights(precise(t), precise(t_next))
         return self.move(x, t, t_next, generator, _Weights(*(ops.bcast(v, x) for v in weights)), weights.noisy)
 
-    def move(
-        self,
-        x: Data,
-        t: Time,
-        t_next: Time,
-        generator: Generator | None,
-        k: _Weights[Tensor] | _Weights[float],
-        noisy: bool,
-    ) -> Stepped:
+    def move(self, x: Data, t: Time, t_next: Time, generator: Generator | None, k: _Weights, noisy: bool) -> Stepped:
         s = self.score(x, t)
         z1, z2 = (ops.randn_like(x, generator) if noisy else torch.zeros_like(x) for _ in range(2))
         w = z1 + z2 / math.sqrt(3.0)
@@ -188,7 +180,7 @@ class _RungeKutta(PlannedStep):
 class _ReadyRungeKutta:
     """Runge-Kutta on one known interval."""
 
-    def __init__(self, whole: _RungeKutta, weights: _Weights[float]) -> None:
+    def __init__(self, whole: _RungeKutta, weights: _Weights) -> None:
         self.whole, self.weights, self.noisy, self.nfe = whole, weights, weights.noisy, whole.nfe
 
     def __call__(self, x: Data, t: Time, t_next: Time, generator: Generator | None = None) -> Stepped:
