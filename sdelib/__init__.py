@@ -15,6 +15,7 @@ from sdelib.chain import Chain, ddpm, geometric_sigmas, linear_betas, smld
 from sdelib.divergence import divergence, value_and_divergence
 from sdelib.exact import Gaussian, GaussianMixture, affine_law
 from sdelib.losses import dsm, explicit, finite_difference, sliced
+from sdelib.ode import Flow, SolverError, flow
 from sdelib.ops import bcast, randn_like, time_grid
 from sdelib.reversal import reverse, reverse_general
 from sdelib.score import NetScore, as_score, convert, denoised, grad_of, guided, net_score
@@ -47,6 +48,7 @@ __all__ = [
     "Data",
     "Diffusion",
     "Drift",
+    "Flow",
     "Gaussian",
     "GaussianMixture",
     "Ito",
@@ -56,6 +58,7 @@ __all__ = [
     "Path",
     "PerItem",
     "ScoreFn",
+    "SolverError",
     "Step",
     "Stepped",
     "SubVP",
@@ -74,6 +77,7 @@ __all__ = [
     "euler_maruyama",
     "explicit",
     "finite_difference",
+    "flow",
     "geometric_sigmas",
     "grad_of",
     "guided",
