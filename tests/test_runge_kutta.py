@@ -69,7 +69,7 @@ def ends(step, path, ns):
 @pytest.mark.parametrize("t, t_next", [(0.6, 0.55), (0.3, 0.7), (0.2, 0.0)])
 @pytest.mark.parametrize("shape", [(2,), (3, 2, 2)])
 def test_the_step_is_its_formula_in_both_directions(t, t_next, shape):
-    """SRA1 (Roessler 2010), written with the two Brownian integrals; the mean is x' without the integral of g dw."""
+    """SRA1 (Rößler 2010), written with the two Brownian integrals; the mean is x' without the integral of g dw."""
     x, z1, z2 = torch.randn(3, 5, *shape, generator=torch.Generator().manual_seed(2), dtype=f64)
     drift, g, h = lambda x, t: torch.sin(x) + t.reshape(-1, *[1] * (x.ndim - 1)), lambda t: 1 + t**2, t_next - t
     f = lambda x, t: torch.sin(x) + t

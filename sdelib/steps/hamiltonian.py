@@ -8,7 +8,7 @@ H = -log p_t(x) + |v|^2/2 does not change on the way, and where it is after a wh
 
 Metropolis' rule removes the error: go there with probability min(1, exp(H - H')), else stay. It asks for the difference of
 log p_t between two points, and a score has no density. But the integral of the score along any way between the points is that
-difference (Sjoberg et al. 2023), and the trajectory has evaluated the score on one.
+difference (Sjöberg et al. 2023, arXiv:2307.14012), and the trajectory has evaluated the score on one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def leapfrog(
         v: the velocity there, x's shape.
         t: (batch,).
         size: d, one number, or a tensor that multiplies x.
-        n: how many steps.
+        n: how many steps, at least 1.
         s: the score at the start, if it is known already; saves one evaluation.
     """
     s = score(x, t) if s is None else s
@@ -111,14 +111,17 @@ class _HMC(Corrector):
 def hmc(noising: Noising, score: ScoreFn, *, snr: float = 0.16, n_leapfrog: int = 5, n_steps: int = 1) -> PlannedStep:
     r"""Hamiltonian Monte Carlo (section 4.2 names it), with leapfrog and Metropolis' rule (Neal 2011, section 5.3).
 
-    .. math:: (x', v') &= \text{n\_leapfrog steps of size } d = 2 \sqrt{\alpha}\, r\, \mathrm{std}(t), \\
-        P(\text{go}) &= \min\Big(1, \exp\Big[\int_x^{x'} s \cdot dx + \tfrac12 |v|^2 - \tfrac12 |v'|^2\Big]\Big)
+    .. math:: d &= 2 \sqrt{\alpha}\; r\, \mathrm{std}(t), \\
+        W &= \int_x^{x'} s \cdot dx, \\
+        P(\text{go}) &= \min\big(1, e^{W + |v|^2/2 - |v'|^2/2}\big)
 
-    Every item has its own v ~ N(0, I) and decides alone, so neighbours are not coupled. The integral is :func:`leapfrog`'s, from
-    scores that the trajectory evaluates anyway: with the exact score of a Gaussian the marginal is kept exactly, at any step size
-    that leapfrog endures (d < 2 std; the score of p_t is never steeper than that of N(0, std^2)). On mixtures what is left is
-    small: at the defaults the variance stays to 3e-4, where it would be 2 % off without the rule. A network's score need not be a
-    gradient; then the integral depends on the way, and there is no law to be exact about.
+    where n_leapfrog leapfrog steps of size d lead from (x, v) to (x', v'). Every item has its own v ~ N(0, I) and decides alone,
+    so neighbours are not coupled. The integral W is :func:`leapfrog`'s, from scores that the trajectory evaluates anyway.
+
+    With the exact score of a Gaussian the marginal is kept exactly, at any step size that leapfrog endures (d < 2 std, or
+    snr < 1; the score of p_t is never steeper than that of N(0, std^2)). On mixtures what is left is small: at the defaults the
+    variance stays to 3e-4, where it would be 2 % off without the rule. A network's score need not be a gradient; then W depends
+    on the way, and there is no law to be exact about.
 
     One leapfrog step is :func:`annealed_langevin`'s move with the same ``snr`` (d^2 = 2 step), and Metropolis' rule on it. The
     defaults travel 1.6 std, a quarter of the period of a Gaussian as wide as the noise: there one step forgets where it began.

@@ -191,12 +191,12 @@ def stochastic_runge_kutta(drift: Drift, diffusion: Diffusion) -> PlannedStep:
     r"""A stochastic Runge-Kutta step for noise that depends on time alone: strong order 3/2, weak order 2, two drifts a step.
 
     .. math:: y &= x + \tfrac34 h f(x, t) + \tfrac32\, g(t')\, J, \\
-        m &= x + \tfrac13 h f(x, t) + \tfrac23 h f(y, t + \tfrac34 h), \\
+        m &= x + \tfrac{h}{3} \big[f(x, t) + 2 f(y, t + \tfrac34 h)\big], \\
         x' &= m + g(t')\, I_1 + \big(g(t) - g(t')\big) J
 
-    with h = t' - t of either sign, I1 the Brownian increment and J = I10/|h| its mean over the step: scheme SRA1 of Roessler
+    with h = t' - t of either sign, I1 the Brownian increment and J = I10/|h| its mean over the step: scheme SRA1 of Rößler
     (2010, section 6; SIAM J. Numer. Anal. 48), whose ancestors are in Kloeden & Platen (1992, section 11.2). Without noise it is
-    Ralston's method of order 2. Where the drift is linear in x, the strong order is 2.
+    an ordinary Runge-Kutta method of order 2. Where the drift is linear in x, the strong order is 2.
 
     It draws two normals for each number in x, z1 before z2. The drift is evaluated at t and at three quarters of the way, never
     at t'; g at t and at t'. ``mean`` is m, that is x' without the step's integral of g dw. The noise within y stays in it, for
