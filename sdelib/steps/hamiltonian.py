@@ -100,7 +100,7 @@ class _HMC(Corrector):
         for _ in range(self.n_steps):
             v = ops.randn_like(x, generator)
             end = leapfrog(self.score, x, v, t, size, self.n_leapfrog, s=s)
-            log_ratio = end.gain + 0.5 * ops.sum_items((v - end.v) * (v + end.v)).to(end.gain)
+            log_ratio = end.gain + 0.5 * ops.sum_items(((v - end.v) * (v + end.v)).to(end.gain))
             # a normal number's distribution function is uniform; where the ratio is NaN go too, so that a broken score shows
             stay = torch.special.log_ndtr(ops.randn_like(log_ratio, generator)) >= log_ratio
             stay = ops.bcast(stay, x) > 0
