@@ -122,8 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
             tuning[cell] = []
             for r in ratios:
                 corrector = langevin(one.sde, one.score, snr=r)
-                step = then(corrector, reverse_diffusion(one.sde, one.score) if cell == "PC" else identity())
-                x, _ = pictures(one, step, steps if cell == "PC" else 2 * steps, n, TUNING_SEED)
+                trial = then(corrector, reverse_diffusion(one.sde, one.score) if cell == "PC" else identity())
+                x, _ = pictures(one, trial, steps if cell == "PC" else 2 * steps, n, TUNING_SEED)
                 tuning[cell].append(frechet(x, train))
         best = {cell: RATIOS[cell][tuning[cell].index(min(tuning[cell]))] for cell in RATIOS}
         print(key, "r", best, tuning, f"{time.process_time() - busy:.0f} s", flush=True)
