@@ -8,8 +8,8 @@
 - diffusers' DDPM scheduler, driven as its pipelines do.
 
 Points are 2D and the score is that of N(0, I), which VP leaves as it is, so that no network hides the loop. Before anything is
-timed, each pair must give the same points from the same noise. The two of a row run by turns, and each number is the best of
-several runs, for the best run is disturbed least.
+timed, each pair must give the same points from the same noise. Times are those of the processor, which other programs lengthen
+less than the clock's; the two of a row run by turns, and each number is the best of several runs, which was disturbed least.
 """
 
 import itertools
@@ -156,9 +156,9 @@ def best(runs: tuple[Run, Run]) -> list[float]:
     seconds = [[], []]
     for _ in range(REPEATS + 1):  # the first round warms caches and does not count
         for run, own in zip(runs, seconds, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            own.append(time.perf_counter() - start)
+            own.append(time.process_time() - start)
     return [min(own[1:]) / STEPS * 1e6 for own in seconds]
 
 
@@ -170,7 +170,7 @@ def main() -> None:
         ("Runge-Kutta", "torchsde", lambda xT: of_torchsde(xT, "srk")),
         ("DDPM, ancestral", "diffusers", of_diffusers),
     ]
-    print(f"microseconds a step, {STEPS} steps; ratio = simulate / theirs")
+    print(f"processor microseconds a step, {STEPS} steps; ratio = simulate / theirs")
     print(f"{'work':<18} {'beside':<10} {'batch':>7} {'theirs':>9} {'simulate':>9} {'ratio':>6}")
     for work, beside, build in rows:
         for batch in BATCHES:
