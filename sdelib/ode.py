@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -272,7 +273,7 @@ class _Guard:
         rates = self.field(state[0], t)
         self.nfe += 1
         for rate in rates:
-            if not math.isfinite(float(rate.detach().sum())):  # one reduction; look closer only when it fires
+            if not math.isfinite(rate.sum().item()):  # one reduction; look closer only when it fires
                 self.check_finite(rate, "the flow's velocity", t)
         return rates
 
@@ -355,14 +356,14 @@ def _by_scipy(guard: _Guard, rtol: float, atol: float) -> _State:
 
     start, end = guard.plan.ends
 
-    def flat(parts: _State) -> Any:
-        return torch.cat([part.detach().reshape(-1) for part in parts]).cpu().double().numpy()
+    def flat(parts: _State) -> np.ndarray:
+        return np.concatenate([part.detach().cpu().double().numpy().ravel() for part in parts])
 
-    def state(y: Any) -> _State:  # a copy, for scipy reuses its arrays
-        pieces = torch.tensor(y).split([part.numel() for part in guard.state])
+    def state(y: np.ndarray) -> _State:  # a copy, for scipy reuses its arrays
+        pieces = torch.from_numpy(y.copy()).split([part.numel() for part in guard.state])
         return tuple(new.reshape(old.shape).to(old) for new, old in zip(pieces, guard.state, strict=True))
 
-    def right(t: float, y: Any) -> Any:
+    def right(t: float, y: np.ndarray) -> np.ndarray:
         return flat(guard.rates(t, state(y)))
 
     solver = getattr(scipy.integrate, guard.plan.method)(right, start, flat(guard.state), end, rtol=rtol, atol=atol)

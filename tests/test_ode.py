@@ -80,10 +80,10 @@ class Watched:
 def test_on_gaussian_data_it_is_the_affine_map(sde, down, generator):
     law, (s, t) = g3(), (sde.T, 1e-3) if down else (1e-3, sde.T)
     x = draw(law.at(sde, s), 20, generator)
-    found = flow(sde, law.score_fn(sde), x, s, t, **tolerance(1e-7))
-    assert gap(found.x, exact_map(sde, law, s, t)(x)) < 2e-6  # some 40 steps of at most 1e-7 each; measured 6e-7
-    back = flow(sde, law.score_fn(sde), found.x, t, s, **tolerance(1e-7))
-    assert gap(back.x, x) < 2e-5  # an error of 1e-7 made where x is narrow grows as x does: measured 4e-6
+    found = flow(sde, law.score_fn(sde), x, s, t, **tolerance(1e-6))
+    assert gap(found.x, exact_map(sde, law, s, t)(x)) < 1e-5  # some 30 steps of at most 1e-6 each: measured 3e-6
+    back = flow(sde, law.score_fn(sde), found.x, t, s, **tolerance(1e-6))
+    assert gap(back.x, x) < 2e-5  # an error made where x is narrow grows as x does: measured 6e-6
 
 
 @settings(max_examples=8)
@@ -167,28 +167,26 @@ def test_scipy_finds_the_same_by_itself(generator):
 # --- every solver is what it says ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("down", [True, False], ids=["sampling", "encoding"])
 @pytest.mark.parametrize(
     "method, order, n",
     [
         ("euler", 1, 50),
-        ("midpoint", 2, 50),
-        ("heun2", 2, 50),
-        ("heun3", 3, 40),
-        ("rk4", 4, 40),
+        ("midpoint", 2, 40),
+        ("heun2", 2, 40),
+        ("heun3", 3, 30),
+        ("rk4", 4, 25),
         ("explicit_adams", 4, 100),
-        ("implicit_adams", 4, 100),
+        ("implicit_adams", 4, 80),
     ],
 )
-def test_fixed_step_solvers_have_their_order(method, order, n, down):
+def test_fixed_step_solvers_have_their_order(method, order, n):
     """Doubling the steps divides the error by 2^order; on the flow of G1 the exact map says what the error is."""
     law, sde = g1(), VP()
-    s, t = (1.0, 1e-3) if down else (1e-3, 1.0)
     x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
-    truth = exact_map(sde, law, s, t)(x)
+    truth = exact_map(sde, law, 1.0, 1e-3)(x)
     errors = []
     for steps in (n, 2 * n, 4 * n):
-        found = flow(sde, law.score_fn(sde), x, s, t, method=method, n_steps=steps)
+        found = flow(sde, law.score_fn(sde), x, 1.0, 1e-3, method=method, n_steps=steps)
         errors.append(float((found.x - truth).abs().max()))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
     assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.15)  # the next order's share halves
@@ -217,14 +215,13 @@ def test_a_smaller_tolerance_costs_more_and_errs_less(method, mixture_truth):
 def test_evaluations_are_counted_truly_and_stay_inside(method, s, t):
     law, sde = g1(), VP()
     score = Watched(law.score_fn(sde))
-    found = flow(
-        sde, score, torch.linspace(-1, 1, 3, dtype=torch.float64)[:, None], s, t, method=method, **tolerance(1e-4)
-    )
+    x, n = torch.linspace(-1, 1, 3, dtype=torch.float64)[:, None], 20 if method in FIXED else None
+    found = flow(sde, score, x, s, t, method=method, n_steps=n, **tolerance(1e-3))
     assert found.nfe == len(score.times)
     assert score.times[0] == s
     assert min(s, t) <= min(score.times) <= max(score.times) <= max(s, t)
     if method in FIXED and not method.endswith("adams"):
-        assert found.nfe == 100 * FIXED[method]
+        assert found.nfe == 20 * FIXED[method]
     if method in ADAPTIVE:  # the last step ends at t, not beyond it
         assert min(abs(u - t) for u in score.times) < 1e-12
 
@@ -319,19 +316,19 @@ def test_company_does_not_make_an_item_err_more(sde, tol, generator):
     x = draw(law.at(sde, 1.0), 60, generator)
     run = lambda x: flow(sde, law.score_fn(sde), x, 1.0, 1e-3, **tolerance(tol)).x
     truth, company = exact_map(sde, law, 1.0, 1e-3)(x), run(x)
-    alone = torch.cat([run(item[None]) for item in x[:6]])
+    alone = torch.cat([run(item[None]) for item in x[:4]])
     far = run(torch.cat([x, 30 * x.std() * torch.tensor([[1.0, -1.0, 1.0]]).double()]))[:-1]
     assert max(gap(company, truth), gap(far, truth)) < 10 * tol
-    assert gap(alone, truth[:6]) < 60 * tol
+    assert gap(alone, truth[:4]) < 60 * tol
 
 
 @pytest.mark.parametrize("method", list(FIXED))
 def test_fixed_steps_couple_no_items(method, generator):
     law, sde = gm2(), SubVP()
     x = draw(law.at(sde, 1.0), 6, generator)
-    run = lambda x: flow(sde, law.score_fn(sde), x, 1.0, 1e-3, method=method, n_steps=30).x
+    run = lambda x: flow(sde, law.score_fn(sde), x, 1.0, 1e-3, method=method, n_steps=8).x
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # implicit Adams' few iterations at 30 steps
+        warnings.simplefilter("ignore")  # implicit Adams' few iterations at 8 steps
         together = run(torch.cat([x, torch.tensor([[30.0, -30.0]]).double()]))[:-1]
         apart = torch.cat([run(item[None]) for item in x])
     # implicit Adams iterates until all items have converged to 1e-5; the others differ by rounding
