@@ -43,9 +43,9 @@ def fir_kernel(taps: Sequence[float]) -> Float[Tensor, "size size"]:
 
 
 def check_taps(taps: Sequence[float], name: str) -> tuple[float, ...]:
-    """The taps as floats; refuse what is no filter of even length with a sum."""
+    """The taps as floats; refuse, under the argument's ``name``, what is no filter of even length with a sum."""
     try:
-        k = tuple(float(tap) for tap in taps)
+        k = tuple(float(tap + 0.0) for tap in taps)  # the sum refuses text
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: needs taps, numbers in a row such as (1, 3, 3, 1), got {taps!r}") from error
     if len(k) < 2 or len(k) % 2 or not math.isfinite(sum(k)) or sum(k) == 0.0:

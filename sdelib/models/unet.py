@@ -29,7 +29,7 @@ from torch import nn
 
 from sdelib import ops
 from sdelib.models.blocks import Attention, ConvDown, ConvUp, ResBlock, Speak, Stage, Unit, joined
-from sdelib.models.fir import Down, Images, Up
+from sdelib.models.fir import Down, Images, Up, check_taps
 from sdelib.models.layers import SILENT, TimeNetwork, conv1, conv3
 from sdelib.types import Time
 
@@ -64,7 +64,7 @@ class UNet(nn.Module):
         generator: draws the initial weights; same generator, same network. ``None``: torch's default one.
 
     Raises:
-        TypeError: if a number is not a number.
+        TypeError: if a number is not a number, or an argument is of another kind.
         ValueError: for a size or a name that is not allowed.
 
     >>> net = UNet(image_size=8, in_channels=1, channels=8, multipliers=(1, 2), blocks=1, attention_at=(4,))
@@ -98,7 +98,13 @@ class UNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        multipliers, attention_at = tuple(multipliers), tuple(attention_at)
+        multipliers, attention_at = _row(multipliers, "multipliers"), _row(attention_at, "attention_at")
+        fir = None if fir is None else check_taps(fir, "fir")
+        ops.check_positive(fourier_scale, "fourier_scale")
+        if not isinstance(rescale, bool):
+            raise TypeError(f"rescale: needs True or False, got {rescale!r}")
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"generator: needs a torch.Generator or None, got {type(generator).__name__}")
         _check(image_size, in_channels, channels, multipliers, blocks, attention_at, dropout, groups)
         for value, allowed, name in (
             (progressive_in, PROGRESSIVE, "progressive_in"),
@@ -111,7 +117,7 @@ class UNet(nn.Module):
         self.image_size, self.in_channels, self.block = image_size, in_channels, block
         self.progressive_out, self.combine = progressive_out, combine
         self.factor = math.sqrt(0.5) if rescale else 1.0
-        make = _Make(4 * channels, block, _taps(fir), rescale, groups, float(dropout), generator)
+        make = _Make(4 * channels, block, fir, rescale, groups, float(dropout), generator)
         widths = [channels * m for m in multipliers]
         attends = [image_size // 2**level in attention_at for level in range(len(widths))]
 
@@ -300,8 +306,11 @@ class _Make:
         return ConvUp(wide, wide, self.fir, generator=self.generator)
 
 
-def _taps(fir: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if fir is None else tuple(fir)
+def _row(values: Sequence[int], name: str) -> tuple[int, ...]:
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise TypeError(f"{name}: needs whole numbers in a row, such as (1, 2), got {values!r}") from error
 
 
 def _check(
