@@ -97,7 +97,7 @@ def simulate(
             out = stepped.mean if denoise and i == n - 1 else stepped.x
             if out.shape != x.shape:  # a score of another shape broadcasts in silence
                 raise ValueError(f"step: needs to keep x's shape, {tuple(x.shape)}, gave {tuple(out.shape)}")
-            if not math.isfinite(float(out.detach().sum())):  # one reduction a step; look closer only when it fires
+            if not math.isfinite(out.sum().item()):  # one reduction a step; look closer only when it fires
                 _refuse(out, times, i, Path(x, *_states(kept, wanted, times), nfe))
             x = out
             if i + 1 in keeping:
