@@ -79,8 +79,8 @@ def flow(
     sde: Diffusing,
     score: ScoreFn,
     x: Data,
-    t0: float,
-    t1: float,
+    t0: float | Tensor,
+    t1: float | Tensor,
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -111,7 +111,7 @@ def flow(
         sde: anything with ``drift(x, t)`` and ``diffusion(t)``: an SDE, an :class:`~sdelib.Ito`.
         score: ``score(x, t)``.
         x: (batch, *shape), floating-point and finite.
-        t0: the time at which ``x`` lives.
+        t0: the time at which ``x`` lives, one number for all items.
         t1: the time to carry it to; both in [0, T] and different.
         rtol: relative tolerance of adaptive solvers, above 0.
         atol: absolute tolerance, in the units of x, above 0.
@@ -188,7 +188,7 @@ class _Plan:
 
     method: str
     times: Grid
-    grid: Grid | None
+    grid: Tensor | None
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -228,7 +228,7 @@ def _plan(method: str, start: float, end: float, *, n_steps: int | None, keep: i
     return _Plan(method, grid[wanted], grid)
 
 
-def _check_ends(t0: float, t1: float, T: float) -> tuple[float, float]:
+def _check_ends(t0: float | Tensor, t1: float | Tensor, T: float) -> tuple[float, float]:
     """Two different times in [0, T]."""
     ends: list[float] = []
     for t, name in ((t0, "t0"), (t1, "t1")):
