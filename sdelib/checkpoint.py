@@ -26,8 +26,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
+import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -39,6 +40,7 @@ from sdelib.models import UNet, blocks, layers, published
 from sdelib.models.zoo import PUBLISHED
 
 Net = TypeVar("Net", bound=nn.Module)
+Number = TypeVar("Number", int, float)
 SHOWN = 8  # names of each kind that an error lists
 
 
@@ -130,18 +132,18 @@ def read_authors(path: str | os.PathLike[str]) -> Checkpoint:
     A bare state dictionary, with or without ``module.``, is taken too.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file cannot be read, FileNotFoundError if there is none.
         ValueError: if it is not a torch file of plain tensors and containers, or not of this form.
     """
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        with warnings.catch_warnings():  # torch's words on pickles of other kinds, which are refused anyway
+            warnings.simplefilter("ignore")
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
         raise
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError) as error:
-        first = str(error).strip().splitlines()
+    except Exception as error:  # what a damaged file can raise is not known beforehand
         raise ValueError(
-            f"path: needs a torch file of plain tensors and containers, {os.fspath(path)!r} is none and was not run: "
-            f"{first[0] if first else type(error).__name__}"
+            f"path: needs a torch file of plain tensors and containers, {os.fspath(path)!r} is none: {_reason(error)}"
         ) from error
     if not isinstance(raw, Mapping):
         raise ValueError(
@@ -157,6 +159,8 @@ def read_authors(path: str | os.PathLike[str]) -> Checkpoint:
         if not isinstance(ema, Mapping) or not isinstance(ema.get("shadow_params"), list | tuple):
             raise ValueError("path: needs 'ema' to hold the list 'shadow_params', here it does not")
         tensors = list(ema["shadow_params"])
+        if not all(isinstance(value, Tensor) for value in tensors):
+            raise ValueError("path: needs 'shadow_params' to hold tensors, here it holds something else")
         # In the order of `model`, without what is no parameter or not trained: the noise levels and Fourier frequencies.
         names = [name for name in weights if name.startswith("all_modules.") and not _frozen(name)]
         if len(tensors) != len(names):
@@ -169,9 +173,30 @@ def read_authors(path: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(
                 f"path: needs averaged tensors in the order and of the shapes of 'model', differ: {_some(wrong)}"
             )
-        decay = float(ema["decay"]) if "decay" in ema else None
+        decay = ema.get("decay")
     step = raw.get("step") if "model" in raw else None
-    return Checkpoint(weights, shadow, None if step is None else int(step), decay)
+    return Checkpoint(weights, shadow, _number(step, int, "'step'"), _number(decay, float, "'decay' of 'ema'"))
+
+
+def _number(value: Any, kind: type[Number], what: str) -> Number | None:
+    try:
+        return None if value is None else kind(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"path: needs {what} to be a number, here it is a {type(value).__name__}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was not read: the code that it would have run, or the first line of what torch says.
+
+    Not all of what torch says, which goes on to tell how to run it all the same.
+    """
+    text = str(error)
+    code = re.search(r"GLOBAL (\S+)|Unsupported (?:class|function) (\S+)", text)
+    if code:
+        return f"it asks for {code[1] or code[2]}, which was not run"
+    if text.startswith("Weights only load failed"):
+        return "it is a pickle of something else, which was not run"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
 def _frozen(name: str) -> bool:
@@ -325,12 +350,17 @@ def _safetensors() -> Any:
 
 def _fits(checkpoint: Checkpoint) -> Iterator[str]:
     """The published configurations that a checkpoint fits."""
-    with torch.device("meta"):
-        for name in PUBLISHED:
+    verdicts: dict[str, bool] = {}  # several configurations share a network
+    for name, make in PUBLISHED.items():
+        if (network := repr(make)) not in verdicts:
+            with torch.device("meta"):
+                net = published(name)
             try:
-                converted(published(name), checkpoint, ema=False)
+                converted(net, checkpoint, ema=False)
+                verdicts[network] = True
             except ValueError:
-                continue
+                verdicts[network] = False
+        if verdicts[network]:
             yield name
 
 
@@ -394,11 +424,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     say = print
+    for given, option in (
+        (args.change, "--change"),
+        (args.out, "--out"),
+        (args.check, "--check"),
+        (args.names, "--names"),
+    ):
+        if given and not args.config:
+            raise ValueError(f"{option}: needs --config, the network that it is about")
     out = args.out or args.file.with_suffix(".safetensors")
     if args.config and not args.check and out.exists() and not args.force:
         raise ValueError(f"{out} exists already; --force writes over it, --out names another file")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out: needs a folder that exists, {str(out.parent)!r} does not")
+    changes = _changes(args.change)
     with torch.device("meta"):  # first: a wrong name or change is told before a large file is read
-        net = published(args.config, **_changes(args.change)) if args.config else None
+        net = published(args.config, **changes) if args.config else None
     checkpoint = read_authors(args.file)
     tensors = checkpoint.weights
     numbers = sum(value.numel() for name, value in tensors.items() if name != "sigmas")
@@ -423,7 +464,8 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     about = {"config": args.config, "changes": " ".join(args.change), "weights": kind, "step": str(checkpoint.step)}
     _safetensors().save_file({name: value.contiguous() for name, value in ours.items()}, out, metadata=about)
-    say(f"wrote {out}; read it with load_weights(published({args.config!r}), path)")
+    call = ", ".join([repr(args.config), *(f"{key}={value!r}" for key, value in changes.items())])
+    say(f"wrote {out}; read it with load_weights(published({call}), path)")
     return 0
 
 
