@@ -53,12 +53,14 @@ def test_on_a_gaussian_the_gain_is_the_densitys_to_rounding(n, generator):
 
 
 def test_elsewhere_its_error_is_of_fourth_order(generator):
-    """A trajectory of one length, cut ever finer, on a mixture: 4 +- 0.15. The trapezoidal rule alone would have order 2."""
-    law, ns = gm2().at(VP(), 0.2), [10, 20, 40, 80]
+    """A trajectory of one length, cut ever finer, on a mixture: 4 +- 0.25 (over seeds 3.9 to 4.2, as a few
+    points where the score bends most weigh most). The trapezoidal rule alone would have order 2.
+    """
+    law, ns = gm2().at(VP(), 0.2), [20, 40, 80, 160]
     x, v = law.sample(200, generator=generator), torch.randn(200, 2, generator=generator, dtype=f64)
     ends = [rolled(law, x, v, 1.0 / n, n) for n in ns]
     errors = [float((e.gain - law.log_prob(e.x) + law.log_prob(x)).pow(2).mean().sqrt()) for e in ends]
-    assert slope(ns, errors) == pytest.approx(4.0, abs=0.15)
+    assert slope(ns, errors) == pytest.approx(4.0, abs=0.25)
 
 
 def test_run_backwards_it_is_the_same_trajectory(generator):
