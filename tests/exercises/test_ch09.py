@@ -25,7 +25,6 @@ WRONG = {
         (lambda n: 1.5, "between 0 and 1"),
         (lambda n: 0.3, "floor rules"),
         (lambda n: 0.05, "predictor's error rules"),
-        (lambda n: 0.16, "too large"),
     ],
     "ex-9-order": [
         (lambda n, r: _kl(n, r), "rest first"),
