@@ -168,7 +168,7 @@ def legend(ax: Axes, *, role: str = "learned") -> None:
             "+ attention",
         ),
         (Patch(facecolor=CARD, edgecolor=block, hatch="////"), "resampling with FIR"),
-        (Patch(facecolor=CARD, edgecolor=block), "resampling without"),
+        (Patch(facecolor=CARD, edgecolor=block), "resampling, no filter"),
         (Line2D([], [], marker="|", markersize=8, markeredgewidth=2.0, **kwargs), "hears the time"),
         (Line2D([], [], color=color("data"), linewidth=2.0, marker="s", markersize=5), "the picture itself"),
     ]
