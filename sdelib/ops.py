@@ -184,6 +184,17 @@ def check_count(value: int, name: str, what: str) -> None:
         raise ValueError(f"{name}: needs a whole number of {what}, at least 1, got {value!r}")
 
 
+def check_counts(values: Sequence[int], name: str, what: str) -> tuple[int, ...]:
+    """The values as a tuple; refuse what is no row of whole numbers of at least 1."""
+    try:
+        row = tuple(values)
+    except TypeError as error:
+        raise TypeError(f"{name}: needs whole numbers in a row, such as (1, 2), got {values!r}") from error
+    for value in row:
+        check_count(value, name, what)
+    return row
+
+
 def check_span(low: float, high: float, low_name: str, high_name: str, *, allow_equal: bool = False) -> None:
     """Refuse two numbers that are not above zero and in this order."""
     check_positive(low, low_name)

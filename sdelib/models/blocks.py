@@ -24,6 +24,8 @@ from torch import nn
 from sdelib.models.fir import Blur, Down, Images, Up, check_even
 from sdelib.models.layers import SILENT, Features, bare, conv1, conv3, dense, norm, start, zero
 
+__all__ = ["Attention", "ConvDown", "ConvUp", "ResBlock", "Speak", "Stage", "Unit"]
+
 
 class ResBlock(nn.Module):
     """A residual block that hears the time: BigGAN's with ``resample``, DDPM's without.

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+__all__ = ["Blur", "Down", "Up", "fir_downsample", "fir_kernel", "fir_upsample"]
+
 Images = Float[Tensor, "batch channels height width"]
 
 

@@ -22,6 +22,8 @@ from sdelib import ops
 from sdelib.models.convolution import Conv3
 from sdelib.types import Time
 
+__all__ = ["SILENT", "FourierTime", "Norm", "SinusoidalTime", "TimeNetwork", "conv1", "conv3", "dense", "norm"]
+
 Features = Float[Tensor, "batch features"]
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 SILENT = 1e-10
@@ -205,3 +207,10 @@ def zero(bias: Tensor | None) -> None:
     assert bias is not None
     with torch.no_grad():
         bias.zero_()
+
+
+def channels_last(net: nn.Module) -> None:
+    """Let the convolutions' weights of ``net`` lie in memory with their channels last, as images do there."""
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -29,8 +29,9 @@ from torch import nn
 
 from sdelib import ops
 from sdelib.models.blocks import Attention, ConvDown, ConvUp, ResBlock, Speak, Stage, Unit, joined
+from sdelib.models.checks import check_call, check_options, check_sizes
 from sdelib.models.fir import Down, Images, Up, check_taps
-from sdelib.models.layers import SILENT, TimeNetwork, conv1, conv3
+from sdelib.models.layers import SILENT, TimeNetwork, channels_last, conv1, conv3
 from sdelib.types import Time
 
 PROGRESSIVE = ("none", "residual", "skip")
@@ -98,19 +99,19 @@ class UNet(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        multipliers, attention_at = _row(multipliers, "multipliers"), _row(attention_at, "attention_at")
+        multipliers = ops.check_counts(multipliers, "multipliers", "channels' multiples")
+        attention_at = ops.check_counts(attention_at, "attention_at", "pixels")
+        check_sizes(image_size, in_channels, channels, multipliers, blocks)
+        check_options(dropout, rescale, time, fourier_scale, generator)
+        if channels < 2:
+            raise ValueError(f"channels: needs at least 2, got {channels}")
+        if groups is not None:
+            ops.check_count(groups, "groups", "groups")
         fir = None if fir is None else check_taps(fir, "fir")
-        ops.check_positive(fourier_scale, "fourier_scale")
-        if not isinstance(rescale, bool):
-            raise TypeError(f"rescale: needs True or False, got {rescale!r}")
-        if not isinstance(generator, torch.Generator | None):
-            raise TypeError(f"generator: needs a torch.Generator or None, got {type(generator).__name__}")
-        _check(image_size, in_channels, channels, multipliers, blocks, attention_at, dropout, groups)
         for value, allowed, name in (
             (progressive_in, PROGRESSIVE, "progressive_in"),
             (progressive_out, PROGRESSIVE, "progressive_out"),
             (block, ("biggan", "ddpm"), "block"),
-            (time, ("fourier", "positional"), "time"),
             (combine, ("sum", "cat"), "combine"),
         ):
             ops.check_choice(value, allowed, name)
@@ -156,9 +157,7 @@ class UNet(nn.Module):
             stage.resample = make.doubling(wide) if level > 0 else None
             self.up.append(stage)
         self.last = None if progressive_out == "skip" else Speak(wide, in_channels, SILENT, groups, generator)
-        for parameter in self.parameters():  # images keep their channels last in memory, so weights do too
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x: Images, label: Time) -> Images:
         """The network's output, of ``x``'s shape.
@@ -166,11 +165,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: if an item of ``x`` has another shape, or ``label`` is not (batch,).
         """
-        wanted = (self.in_channels, self.image_size, self.image_size)
-        if x.ndim != 4 or x.shape[1:] != wanted:
-            raise ValueError(f"x: needs shape (batch, {', '.join(map(str, wanted))}), got {tuple(x.shape)}")
-        if label.shape != x.shape[:1]:
-            raise ValueError(f"label: needs one number an item, shape ({len(x)},), got {tuple(label.shape)}")
+        check_call(x, label, self.in_channels, self.image_size)
         heard = F.silu(self.embed(label))
         pyramid = x.contiguous(memory_format=torch.channels_last)
         h = self.first(pyramid)
@@ -304,42 +299,3 @@ class _Make:
         if self.block == "biggan":
             return self.residual(wide, wide, Up(self.fir))
         return ConvUp(wide, wide, self.fir, generator=self.generator)
-
-
-def _row(values: Sequence[int], name: str) -> tuple[int, ...]:
-    try:
-        return tuple(values)
-    except TypeError as error:
-        raise TypeError(f"{name}: needs whole numbers in a row, such as (1, 2), got {values!r}") from error
-
-
-def _check(
-    image_size: int,
-    in_channels: int,
-    channels: int,
-    multipliers: tuple[int, ...],
-    blocks: int,
-    attention_at: tuple[int, ...],
-    dropout: float,
-    groups: int | None,
-) -> None:
-    for value, name, what in (
-        (image_size, "image_size", "pixels"),
-        (in_channels, "in_channels", "channels"),
-        (channels, "channels", "channels"),
-        (blocks, "blocks", "blocks"),
-        *((m, "multipliers", "channels' multiples") for m in multipliers),
-        *((size, "attention_at", "pixels") for size in attention_at),
-        *(() if groups is None else ((groups, "groups", "groups"),)),
-    ):
-        ops.check_count(value, name, what)
-    if channels < 2:
-        raise ValueError(f"channels: needs at least 2, got {channels}")
-    if not multipliers:
-        raise ValueError("multipliers: needs at least one level, got none")
-    if image_size % 2 ** (len(multipliers) - 1):
-        raise ValueError(
-            f"image_size: needs a multiple of {2 ** (len(multipliers) - 1)} for {len(multipliers)} levels, got {image_size}"
-        )
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout: needs a number in [0, 1), got {dropout!r}")
