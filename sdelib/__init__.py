@@ -18,7 +18,7 @@ from sdelib.losses import dsm, explicit, finite_difference, sliced
 from sdelib.ode import Flow, SolverError, flow
 from sdelib.ops import bcast, randn_like, time_grid
 from sdelib.reversal import reverse, reverse_general
-from sdelib.score import NetScore, as_score, convert, denoised, grad_of, guided, net_score
+from sdelib.score import NetLogits, NetScore, as_score, convert, denoised, grad_of, guided, net_logits, net_score
 from sdelib.sde import SDE, VE, VP, Ito, Noising, SubVP
 from sdelib.simulation import NonFiniteError, Path, simulate
 from sdelib.steps import (
@@ -52,6 +52,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Ito",
+    "NetLogits",
     "NetScore",
     "Noising",
     "NonFiniteError",
@@ -85,6 +86,7 @@ __all__ = [
     "identity",
     "langevin",
     "linear_betas",
+    "net_logits",
     "net_score",
     "new_state",
     "randn_like",

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sdelib import ops
@@ -63,18 +64,24 @@ class NetScore(nn.Module):
 
     def forward(self, x: Data, t: Time) -> Data:
         """The score at x and t."""
-        precise = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            time = t.to(device=x.device, dtype=torch.promote_types(t.dtype, precise))
-            label, out = self.label(time).to(precise), self.out(time)
-            inp = x if self.inp is None else self.inp(x, time)
+        time, label, inp = _prepared(x, t, self.label, self.inp)
         raw = self.net(inp, label)
         with torch.autocast(x.device.type, enabled=False):
-            raw = raw.to(precise)
-            score = ops.bcast(out, raw) * raw
+            raw = raw.to(label.dtype)
+            score = ops.bcast(self.out(time), raw) * raw
             if self.skip is not None:
-                score = score + ops.bcast(self.skip(time), raw) * x.to(precise)
+                score = score + ops.bcast(self.skip(time), raw) * x.to(label.dtype)
         return score.to(x.dtype)
+
+
+def _prepared(
+    x: Data, t: Time, label: Callable[[Time], Time], inp: Callable[[Data, Time], Data] | None
+) -> tuple[Time, Time, Data]:
+    """Time, label and input of a network, in x's dtype but at least float32, outside autocast."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        time = t.to(device=x.device, dtype=torch.promote_types(t.dtype, precise))
+        return time, label(time).to(precise), x if inp is None else inp(x, time)
 
 
 def net_score(
@@ -106,6 +113,76 @@ def net_score(
             f"noising: {type(noising).__name__} has no transition kernel to take a scaling from; give label= and out="
         )
     return NetScore(net, label=label or noising.net_label, out=out or noising.net_out, inp=inp)
+
+
+class NetLogits(nn.Module):
+    r"""A classifying network behind its scalings: ``classifier(x, t)``, logits of noisy data (paper section 5, appendix I.1).
+
+    .. math:: \log p_t(y \mid x) = \mathrm{logits}_y - \log \sum_k e^{\mathrm{logits}_k}
+
+    with logits = net(inp(x, t), label(t)). As in :class:`NetScore` the scalings live here, in x's dtype but at least float32,
+    outside autocast; the logits come in that precision.
+
+    Args:
+        net: ``net(x, label)`` -> (batch, classes).
+        label: t -> what the network embeds.
+        inp: (x, t) -> the network's input; ``None``: x itself.
+
+    Raises:
+        TypeError: if one of them cannot be called.
+    """
+
+    def __init__(
+        self,
+        net: Callable[[Data, Time], Float[Tensor, "batch classes"]],
+        *,
+        label: Callable[[Time], Time],
+        inp: Callable[[Data, Time], Data] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, fn in (("net", net), ("label", label), ("inp", inp)):
+            if fn is not None or name == "label":
+                ops.check_function(fn, name)
+        self.net, self.label, self.inp = net, label, inp
+
+    def forward(self, x: Data, t: Time) -> Float[Tensor, "batch classes"]:
+        """The logits at x and t."""
+        _, label, inp = _prepared(x, t, self.label, self.inp)
+        return self.net(inp, label).to(label.dtype)
+
+
+def net_logits(
+    net: Callable[[Data, Time], Float[Tensor, "batch classes"]],
+    noising: Noising,
+    *,
+    label: Callable[[Time], Time] | None = None,
+    inp: Callable[[Data, Time], Data] | None = None,
+) -> NetLogits:
+    r"""A network as the classifier of a noising's data, with the label of :func:`net_score` unless another is given.
+
+    .. math:: \mathrm{inp}(x, t) = x / \sqrt{\mathrm{scale}(t)^2 + \mathrm{std}(t)^2}
+
+    unless another is given: of size 1 at every time if the data are. At VE's end x is 50 times larger, and the sums of a residual
+    network would drown in it. (The authors' classifier gives each image the mean 0 and the variance 1 instead.)
+
+    Args:
+        net: ``net(x, label)`` -> (batch, classes), for example a :class:`~sdelib.models.Classifier`.
+        noising: whose noise the images carry.
+        label: t -> what the network embeds.
+        inp: (x, t) -> the network's input.
+
+    Raises:
+        TypeError: if ``noising`` has no kernel (:class:`~sdelib.Ito`) and ``label`` or ``inp`` is missing.
+    """
+    if not isinstance(noising, Noising) and (label is None or inp is None):
+        raise TypeError(
+            f"noising: {type(noising).__name__} has no transition kernel to take a scaling from; give label= and inp="
+        )
+
+    def of_size_one(x: Data, t: Time) -> Data:
+        return x / ops.bcast(torch.sqrt(noising.scale(t) ** 2 + noising.std(t) ** 2), x)
+
+    return NetLogits(net, label=label or noising.net_label, inp=inp or of_size_one)
 
 
 def grad_of(log_prob: Callable[[Data, Time], PerItem]) -> ScoreFn:

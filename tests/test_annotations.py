@@ -34,7 +34,7 @@ with install_import_hook("sdelib", "checker.check"):
     from sdelib import *
     from sdelib import data, ops
     from sdelib.train import TrainConfig, new_state, train
-    from sdelib.models import MLP
+    from sdelib.models import MLP, Classifier, UNet
 
 g = torch.Generator().manual_seed(0)
 """
@@ -75,6 +75,14 @@ for shape, law in (((2,), data.gm2()), ((1, 8, 8), None)):
         cfg = TrainConfig(steps=2, warmup=1, log_every=1)
         loss = lambda s, b, g: dsm(noising, s, b, generator=g)
         list(train(new_state(net, cfg, generator=g), loss, data.batches(x0, 4, generator=g), cfg))
+tiny = {"image_size": 8, "in_channels": 1, "channels": 8, "multipliers": (1, 2), "blocks": 1, "generator": g}
+x, t = torch.zeros(2, 1, 8, 8), torch.ones(2)
+for way in (
+    {"fir": (1, 3, 3, 1), "progressive_in": "residual", "progressive_out": "residual", "time": "fourier"},
+    {"block": "ddpm", "progressive_in": "skip", "progressive_out": "skip", "combine": "cat"},
+):
+    net_score(UNet(**tiny, **way), VP())(x, t)
+net_logits(Classifier(**tiny, time_channels=8), VE())(x, t)
 affine_law(ancestral(VP(), data.g1().score_fn(VP())), Gaussian(0.0, 1.0), time_grid(5, t_min=1e-3))
 for toy in (data.two_moons, data.checkerboard, data.spiral, data.pinwheel):
     toy.log_prob(toy(5, generator=g))

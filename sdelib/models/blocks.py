@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sdelib.models.fir import Blur, Down, Images, Up, check_even
+from sdelib.models.fir import Blur, Down, Images, Remade, Up, check_even
 from sdelib.models.layers import SILENT, Features, bare, conv1, conv3, dense, norm, start, zero
 
 __all__ = ["Attention", "ConvDown", "ConvUp", "ResBlock", "Speak", "Stage", "Unit"]
@@ -65,7 +65,7 @@ class ResBlock(nn.Module):
         self.shortcut = conv1(channels, out_channels, generator=generator) if changes else None
         self.factor = math.sqrt(0.5) if rescale else 1.0
 
-    def forward(self, x: Images, heard: Features) -> Images:
+    def forward(self, x: Images, heard: Features) -> Remade:
         """The block's output; ``heard`` are the time features after their silu."""
         h = F.silu(self.norm0(x))
         if self.resample is not None:
@@ -138,7 +138,7 @@ class ConvDown(nn.Module):
         self.blur = Blur(taps, padding=len(taps) // 2) if taps is not None else None
         self.conv = conv3(channels, out_channels, stride=2, padding=0, generator=generator)
 
-    def forward(self, x: Images, heard: Features | None = None) -> Images:
+    def forward(self, x: Images, heard: Features | None = None) -> Remade:
         """The halved images. ``heard`` is ignored: a convolution between levels hears no time."""
         check_even(x)
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.blur is None else self.blur(x))
@@ -166,7 +166,7 @@ class ConvUp(nn.Module):
         self.blur = Blur(taps, padding=len(taps) // 2 - 1, gain=4.0) if taps is not None else None
         self.conv = conv3(channels, out_channels, generator=generator)
 
-    def forward(self, x: Images, heard: Features | None = None) -> Images:
+    def forward(self, x: Images, heard: Features | None = None) -> Remade:
         """The doubled images. ``heard`` is ignored: a convolution between levels hears no time."""
         if self.blur is None:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -199,7 +199,7 @@ class Speak(nn.Module):
         self.norm = norm(channels, groups)
         self.conv = conv3(channels, out_channels, gain=gain, generator=generator)
 
-    def forward(self, h: Images) -> Images:
+    def forward(self, h: Images) -> Remade:
         """The picture that ``h`` makes."""
         return self.conv(F.silu(self.norm(h)))
 
@@ -216,7 +216,7 @@ class Unit(nn.Module):
         super().__init__()
         self.residual, self.attention = residual, attention
 
-    def forward(self, h: Images, heard: Features) -> Images:
+    def forward(self, h: Images, heard: Features) -> Remade:
         """What ``h`` becomes; ``heard`` are the time features."""
         h = self.residual(h, heard)
         return h if self.attention is None else self.attention(h)

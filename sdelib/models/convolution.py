@@ -31,7 +31,7 @@ class Conv3(nn.Conv2d):
         device: of the weights.
     """
 
-    def __init__(self, channels: int, out_channels: int, *, device: torch.device | None = None) -> None:
+    def __init__(self, channels: int, out_channels: int, *, device: torch.device | str | None = None) -> None:
         super().__init__(channels, out_channels, 3, padding=1, device=device)
 
     def forward(self, x: Tensor) -> Tensor:

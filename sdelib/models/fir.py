@@ -26,6 +26,8 @@ from torch import Tensor, nn
 __all__ = ["Blur", "Down", "Up", "fir_downsample", "fir_kernel", "fir_upsample"]
 
 Images = Float[Tensor, "batch channels height width"]
+Resized = Float[Tensor, "batch channels _ _"]
+Remade = Float[Tensor, "batch _ _ _"]  # other channels, too
 
 
 def fir_kernel(taps: Sequence[float]) -> Float[Tensor, "size size"]:
@@ -55,7 +57,7 @@ def check_taps(taps: Sequence[float], name: str) -> tuple[float, ...]:
     return k
 
 
-def fir_downsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
+def fir_downsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Resized:
     """Filter, then keep every second pixel: height and width halve.
 
     Raises:
@@ -66,7 +68,7 @@ def fir_downsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
     return _filtered_down(x, fir_kernel(taps).to(x))
 
 
-def fir_upsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Images:
+def fir_upsample(x: Images, taps: Sequence[float] = (1, 3, 3, 1)) -> Resized:
     """Put zeros between the pixels, then filter: height and width double.
 
     Raises:
@@ -92,14 +94,14 @@ def check_even(x: Images) -> None:
         raise ValueError(f"x: needs an even height and width to be halved, got {tuple(x.shape[-2:])}")
 
 
-def _filtered_down(x: Images, kernel: Tensor) -> Images:
+def _filtered_down(x: Images, kernel: Tensor) -> Resized:
     channels, pad = x.shape[1], len(kernel) // 2 - 1
     # conv2d correlates, so a filter is flipped; that matters for taps that read differently backwards
     weight = kernel.flip(0, 1).expand(channels, 1, -1, -1)
     return F.conv2d(x, weight, stride=2, padding=pad, groups=channels)
 
 
-def _filtered_up(x: Images, kernel: Tensor) -> Images:
+def _filtered_up(x: Images, kernel: Tensor) -> Resized:
     channels, pad = x.shape[1], len(kernel) // 2 - 1
     return F.conv_transpose2d(x, kernel.expand(channels, 1, -1, -1), stride=2, padding=pad, groups=channels)
 
@@ -121,7 +123,7 @@ class Down(nn.Module):
         super().__init__()
         self.register_buffer("kernel", None if taps is None else fir_kernel(taps).float(), persistent=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Resized:
         """The halved images."""
         check_even(x)
         if self.kernel is None:
@@ -146,7 +148,7 @@ class Up(nn.Module):
         super().__init__()
         self.register_buffer("kernel", None if taps is None else 4.0 * fir_kernel(taps).float(), persistent=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Resized:
         """The doubled images."""
         check_images(x)
         if self.kernel is None:
@@ -174,7 +176,7 @@ class Blur(nn.Module):
         self.padding = padding
         self.register_buffer("kernel", gain * fir_kernel(taps).float(), persistent=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Resized:
         """The filtered images: each side grows by 2 padding + 1 - len(taps)."""
         channels = x.shape[1]
         weight = self.kernel.flip(0, 1).expand(channels, 1, -1, -1)

@@ -30,7 +30,7 @@ from torch import nn
 from sdelib import ops
 from sdelib.models.blocks import Attention, ConvDown, ConvUp, ResBlock, Speak, Stage, Unit, joined
 from sdelib.models.checks import check_call, check_options, check_sizes
-from sdelib.models.fir import Down, Images, Up, check_taps
+from sdelib.models.fir import Down, Images, Remade, Up, check_taps
 from sdelib.models.layers import SILENT, TimeNetwork, channels_last, conv1, conv3
 from sdelib.types import Time
 
@@ -180,7 +180,7 @@ class UNet(nn.Module):
                 aside.append(h)
         for unit in self.middle.units:
             h = unit(h, heard)
-        picture: Images | None = None
+        picture: Remade | None = None
         for stage in self.up:
             for unit in stage.units:
                 h = unit(torch.cat([h, aside.pop()], 1), heard)
@@ -192,7 +192,7 @@ class UNet(nn.Module):
         assert picture is not None  # progressive output "skip" spoke at every level
         return picture
 
-    def _take_in(self, stage: Stage, pyramid: Images, h: Images) -> tuple[Images, Images]:
+    def _take_in(self, stage: Stage, pyramid: Remade, h: Remade) -> tuple[Remade, Remade]:
         """Progressive input: the picture shrunk to this level, and h with it."""
         if stage.shrink is None:
             return pyramid, h
@@ -203,7 +203,7 @@ class UNet(nn.Module):
         mixed = stage.mix(pyramid)
         return pyramid, mixed + h if self.combine == "sum" else torch.cat([mixed, h], 1)
 
-    def _give_out(self, stage: Stage, picture: Images | None, h: Images) -> tuple[Images | None, Images]:
+    def _give_out(self, stage: Stage, picture: Remade | None, h: Remade) -> tuple[Remade | None, Remade]:
         """Progressive output: the picture grown to this level with its part in it, and h."""
         if picture is None:  # the lowest level, or no progressive output
             return (None if stage.speak is None else stage.speak(h)), h
