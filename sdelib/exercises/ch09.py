@@ -43,7 +43,7 @@ def only(steps_needed: Callable[[float, float, float], float]) -> str:
             f"steps_needed({r}, {low}, {high})",
             steps_needed(r, low, high),
             2 * rungs / r**2,
-            rtol=0.008,  # a whole number will do
+            rtol=0.05,  # a whole number will do, and so will log(1 + r^2) in place of r^2, which is exact
             traps=[
                 (
                     rungs / (2 * r**2),

@@ -2,6 +2,9 @@
 
 import math
 
+import pytest
+
+from sdelib.exercises import judge
 from sdelib.exercises.ch09 import _kl
 
 WRONG = {
@@ -31,3 +34,14 @@ WRONG = {
         (lambda n, r: _kl(n, 1e-9, "box"), "predictor alone"),
     ],
 }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda r, low, high: math.ceil(2 * math.log(high / low) / r**2),
+        lambda r, low, high: 2 * math.log(high / low) / math.log1p(r**2),  # all orders of the recursion
+    ],
+)
+def test_a_whole_number_and_all_orders_will_do(answer):
+    assert judge("ex-9-only", answer).status == "right"
