@@ -126,7 +126,7 @@ def authors_layout(net: UNet) -> list[Entry]:
     return entries
 
 
-def read_authors(path: str | os.PathLike[str]) -> Checkpoint:
+def read_authors(path: str | Path) -> Checkpoint:
     """Read one of the authors' files, ``path``. No pickled code is run.
 
     A bare state dictionary, with or without ``module.``, is taken too.
@@ -252,7 +252,7 @@ def converted(net: UNet, checkpoint: Checkpoint, *, ema: bool = True) -> dict[st
     return tensors
 
 
-def load_authors(net: UNet, path: str | os.PathLike[str], *, ema: bool = True) -> UNet:
+def load_authors(net: UNet, path: str | Path, *, ema: bool = True) -> UNet:
     """Put the weights of one of the authors' published files into ``net``: all of them, or none and an error.
 
     The scalings around the network are not in the file: for VE, ``net_score(net, VE(), inp=lambda x, t: 2 * x - 1)`` with data in
@@ -275,7 +275,7 @@ def load_authors(net: UNet, path: str | os.PathLike[str], *, ema: bool = True) -
     return _fill(net, converted(net, read_authors(path), ema=ema))
 
 
-def save_weights(net: nn.Module, path: str | os.PathLike[str], **about: str) -> None:
+def save_weights(net: nn.Module, path: str | Path, **about: str) -> None:
     """Write the parameters and buffers of ``net`` to ``path`` as safetensors; ``about`` is stored with them, as text.
 
     Raises:
@@ -286,7 +286,7 @@ def save_weights(net: nn.Module, path: str | os.PathLike[str], **about: str) -> 
     )
 
 
-def load_weights(net: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     """Put weights from the safetensors file ``path`` into ``net``, a network of the same make: all of them, or none and an error.
 
     Raises:

@@ -118,10 +118,10 @@ def net_score(
 class NetLogits(nn.Module):
     r"""A classifying network behind its scalings: ``classifier(x, t)``, logits of noisy data (paper section 5, appendix I.1).
 
-    .. math:: \log p_t(y \mid x) = \mathrm{logits}_y - \log \sum_k e^{\mathrm{logits}_k}
+    .. math:: \log p_t(y \mid x) = z_y - \log \sum_k e^{z_k}
 
-    with logits = net(inp(x, t), label(t)). As in :class:`NetScore` the scalings live here, in x's dtype but at least float32,
-    outside autocast; the logits come in that precision.
+    with the logits z = net(inp(x, t), label(t)). As in :class:`NetScore` the scalings live here, in x's dtype but at least
+    float32, outside autocast; the logits come in that precision.
 
     Args:
         net: ``net(x, label)`` -> (batch, classes).
@@ -160,7 +160,7 @@ def net_logits(
 ) -> NetLogits:
     r"""A network as the classifier of a noising's data, with the label of :func:`net_score` unless another is given.
 
-    .. math:: \mathrm{inp}(x, t) = x / \sqrt{\mathrm{scale}(t)^2 + \mathrm{std}(t)^2}
+    .. math:: \mathrm{inp}(x, t) = x / \sqrt{\mathrm{scale}^2 + \mathrm{std}^2}
 
     unless another is given: of size 1 at every time if the data are. At VE's end x is 50 times larger, and the sums of a residual
     network would drown in it. (The authors' classifier gives each image the mean 0 and the variance 1 instead.)

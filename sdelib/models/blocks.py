@@ -35,7 +35,7 @@ class ResBlock(nn.Module):
         out_channels: out of it.
         heard: number of time features.
         resample: ``None``, or a module that halves or doubles, which acts on both branches.
-        groups: of the normalisations; see :func:`norm`.
+        groups: of the normalisations; see :func:`~sdelib.models.layers.norm`.
         rescale: whether the sum is divided by sqrt(2).
         dropout: share of the features that a training step silences.
         generator: draws the initial weights.
@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
     Args:
         channels: in and out.
-        groups: of the normalisation; see :func:`norm`.
+        groups: of the normalisation; see :func:`~sdelib.models.layers.norm`.
         rescale: whether the sum with the input is divided by sqrt(2).
         generator: draws the initial weights.
     """

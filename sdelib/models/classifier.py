@@ -28,9 +28,10 @@ from sdelib.models.fir import Down, Images, check_taps
 from sdelib.models.layers import TimeNetwork, channels_last, conv3, dense, norm
 from sdelib.types import Time
 
-__all__ = ["Classifier", "wide_resnet"]
+__all__ = ["Classifier", "Logits", "wide_resnet"]
 
 Logits = Float[Tensor, "batch classes"]
+"""A number for each class: its log probability, up to a number for each item."""
 
 
 class Classifier(nn.Module):

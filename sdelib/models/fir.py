@@ -23,11 +23,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Blur", "Down", "Up", "fir_downsample", "fir_kernel", "fir_upsample"]
+__all__ = ["Blur", "Down", "Images", "Remade", "Resized", "Up", "fir_downsample", "fir_kernel", "fir_upsample"]
 
 Images = Float[Tensor, "batch channels height width"]
+"""A batch of images, or of what a network makes of them."""
 Resized = Float[Tensor, "batch channels _ _"]
-Remade = Float[Tensor, "batch _ _ _"]  # other channels, too
+"""As many items and channels, of another height and width."""
+Remade = Float[Tensor, "batch _ _ _"]
+"""As many items, of other channels, height and width."""
 
 
 def fir_kernel(taps: Sequence[float]) -> Float[Tensor, "size size"]:

@@ -22,9 +22,21 @@ from sdelib import ops
 from sdelib.models.convolution import Conv3
 from sdelib.types import Time
 
-__all__ = ["SILENT", "FourierTime", "Norm", "SinusoidalTime", "TimeNetwork", "conv1", "conv3", "dense", "norm"]
+__all__ = [
+    "SILENT",
+    "Features",
+    "FourierTime",
+    "Norm",
+    "SinusoidalTime",
+    "TimeNetwork",
+    "conv1",
+    "conv3",
+    "dense",
+    "norm",
+]
 
 Features = Float[Tensor, "batch features"]
+"""Numbers that say what the label is."""
 Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 SILENT = 1e-10
 """The gain of the last layer of a residual branch."""

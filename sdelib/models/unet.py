@@ -231,8 +231,8 @@ class UNet(nn.Module):
 def ncsnpp(**changes: Any) -> UNet:
     """NCSN++ for CIFAR-10, the paper's best for VE: all five ingredients, Fourier features of log sigma.
 
-    ``changes`` replace arguments of :class:`UNet`: deep is ``ncsnpp(blocks=8)``, and the one trained with eq. 1
-    ``ncsnpp(time="positional")``.
+    ``changes`` replace arguments of :class:`UNet`: deep is ``ncsnpp(blocks=8)``, and the one trained on the
+    discrete levels of SMLD ``ncsnpp(time="positional")``.
 
     >>> with torch.device("meta"):
     ...     sum(p.numel() for p in ncsnpp().parameters())  # and 128 frequencies that are not trained

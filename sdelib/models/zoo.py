@@ -49,7 +49,7 @@ def published(name: str, **changes: Any) -> UNet:
     Under ``torch.device("meta")`` it takes no memory, so parameters can be counted without any.
 
     Raises:
-        ValueError: for a name that is not in :data:`PUBLISHED`, with the nearest one.
+        ValueError: for a name that is not in :data:`~sdelib.models.zoo.PUBLISHED`, with the nearest one.
     """
     if name not in PUBLISHED:
         import difflib
