@@ -116,7 +116,7 @@ def hmc(noising: Noising, score: ScoreFn, *, snr: float = 0.16, n_leapfrog: int 
         P(\text{go}) &= \min\big(1, e^{W + |v|^2/2 - |v'|^2/2}\big)
 
     where n_leapfrog leapfrog steps of size d lead from (x, v) to (x', v'). Every item has its own v ~ N(0, I) and decides alone,
-    so neighbours are not coupled. The integral W is :func:`~sdelib.steps.leapfrog`'s, from scores that the trajectory evaluates anyway.
+    so neighbours are not coupled. W is :func:`~sdelib.steps.leapfrog`'s, from scores that the trajectory evaluates anyway.
 
     With the exact score of a Gaussian the marginal is kept exactly, at any step size that leapfrog endures (d < 2 std, or
     snr < 1; the score of p_t is never steeper than that of N(0, std^2)). On mixtures what is left is small: at the defaults the
