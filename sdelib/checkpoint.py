@@ -259,7 +259,7 @@ def load_authors(net: UNet, path: str | Path, *, ema: bool = True) -> UNet:
     [0, 1]; for VP and sub-VP, ``net_score(net, VP())`` with data in [-1, 1].
 
     Args:
-        net: of the architecture of the file, for example ``published("ve/cifar10_ncsnpp_continuous")``.
+        net: of the architecture of the file, for example ``ncsnpp()``; :func:`~sdelib.models.published` knows all by name.
         path: the file.
         ema: take the averaged weights, with which one samples, rather than the raw ones.
 
