@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sdelib.checkpoint import Checkpoint, converted
+from sdelib.checkpoint import Checkpoint, _fill, converted
 
 PLACE = Path(__file__).with_name("data") / "networks.json"
 ENTRIES = {entry["id"]: entry for entry in json.loads(PLACE.read_text())["entries"]}
@@ -35,12 +35,7 @@ def weights(entry):
 def fill(net, entry):
     """A U-Net with the entry's weights, in float64 and without dropout."""
     net = net.double().eval()
-    tensors = converted(net, Checkpoint(weights(entry), None, None, None), ema=False)
-    own = dict(net.named_parameters()) | dict(net.named_buffers())
-    with torch.no_grad():
-        for name, value in tensors.items():
-            own[name].copy_(value)
-    return net
+    return _fill(net, converted(net, Checkpoint(weights(entry), None, None, None), ema=False))
 
 
 def tensor(values):
