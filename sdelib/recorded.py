@@ -10,6 +10,7 @@ One record is ``book/recorded/NAME.json``; its weights are ``book/recorded/NAME.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -123,6 +124,32 @@ def write(
     path = where / f"{name}.json"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+class Options(NamedTuple):
+    """What a script was asked: ``quick``, a few steps of everything, and the folder ``where`` to write to."""
+
+    quick: bool
+    where: Path | None
+
+
+def options(doc: str | None, arguments: list[str] | None = None) -> Options:
+    """Read ``--quick`` and ``--where DIR``, which every recording script takes.
+
+    Args:
+        doc: the script's docstring; its first line describes the command.
+        arguments: of the command line; ``None`` takes the program's own.
+
+    Raises:
+        SystemExit: for other arguments, or ``--quick`` without ``--where``: it must not overwrite the record.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything; needs --where")
+    parser.add_argument("--where", type=Path, help="folder to write to (default: book/recorded)")
+    args = parser.parse_args(arguments)
+    if args.quick and args.where is None:
+        parser.error("--quick needs --where: it must not overwrite the record")
+    return Options(args.quick, args.where)
 
 
 def hardware() -> str:

@@ -6,7 +6,7 @@ import torch
 
 from sdelib import ops
 from sdelib.models.fir import Images
-from sdelib.types import Time
+from sdelib.types import Data, Time
 
 __all__: list[str] = []  # helpers of the networks
 
@@ -50,5 +50,10 @@ def check_call(x: Images, label: Time, in_channels: int, image_size: int) -> Non
     wanted = (in_channels, image_size, image_size)
     if x.ndim != 4 or x.shape[1:] != wanted:
         raise ValueError(f"x: needs shape (batch, {', '.join(map(str, wanted))}), got {tuple(x.shape)}")
+    check_label(label, x)
+
+
+def check_label(label: Time, x: Data) -> None:
+    """Refuse a ``label`` that is not (batch,)."""
     if label.shape != x.shape[:1]:
         raise ValueError(f"label: needs one number an item, shape ({len(x)},), got {tuple(label.shape)}")

@@ -109,7 +109,19 @@ def _filtered_up(x: Images, kernel: Tensor) -> Resized:
     return F.conv_transpose2d(x, kernel.expand(channels, 1, -1, -1), stride=2, padding=pad, groups=channels)
 
 
-class Down(nn.Module):
+class _Resampled(nn.Module):
+    """What :class:`Down` and :class:`Up` share: a fixed filter, times the ``gain`` of its kind, or none."""
+
+    kernel: Tensor | None
+    gain = 1.0
+
+    def __init__(self, taps: Sequence[float] | None = (1, 3, 3, 1)) -> None:
+        super().__init__()
+        kernel = None if taps is None else (self.gain * fir_kernel(taps)).float()
+        self.register_buffer("kernel", kernel, persistent=False)
+
+
+class Down(_Resampled):
     """Halve height and width: filtered by ``taps``, or with ``None`` the mean of two by two pixels.
 
     Args:
@@ -120,12 +132,6 @@ class Down(nn.Module):
         ValueError: for taps that :func:`fir_kernel` refuses.
     """
 
-    kernel: Tensor | None
-
-    def __init__(self, taps: Sequence[float] | None = (1, 3, 3, 1)) -> None:
-        super().__init__()
-        self.register_buffer("kernel", None if taps is None else fir_kernel(taps).float(), persistent=False)
-
     def forward(self, x: Images) -> Resized:
         """The halved images."""
         check_even(x)
@@ -134,7 +140,7 @@ class Down(nn.Module):
         return _filtered_down(x, self.kernel)
 
 
-class Up(nn.Module):
+class Up(_Resampled):
     """Double height and width: filtered by ``taps``, or with ``None`` each pixel repeated.
 
     Args:
@@ -145,11 +151,7 @@ class Up(nn.Module):
         ValueError: for taps that :func:`fir_kernel` refuses.
     """
 
-    kernel: Tensor | None
-
-    def __init__(self, taps: Sequence[float] | None = (1, 3, 3, 1)) -> None:
-        super().__init__()
-        self.register_buffer("kernel", None if taps is None else 4.0 * fir_kernel(taps).float(), persistent=False)
+    gain = 4.0  # zeros between the pixels take three quarters of the sum
 
     def forward(self, x: Images) -> Resized:
         """The doubled images."""

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sdelib import ops
+from sdelib.models.checks import check_label
 from sdelib.types import Data, Time
 
 
@@ -41,7 +42,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, features: int, *, scale: float, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        _check_size(features, "features")
+        ops.check_count(features, "features", "features")
         if features % 2:
             raise ValueError(f"features: needs an even number, a sine and a cosine each, got {features}")
         ops.check_positive(scale, "scale")
@@ -85,8 +86,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        for size, name in [*((part, "shape") for part in self.shape), (hidden, "hidden"), (depth, "depth")]:
-            _check_size(size, name)
+        ops.check_counts(self.shape, "shape", "numbers")
+        ops.check_count(hidden, "hidden", "units")
+        ops.check_count(depth, "depth", "layers")
         dims = math.prod(self.shape)
         self.embed = FourierFeatures(features, scale=fourier_scale, generator=generator)
         widths = [dims, *[hidden] * (depth - 1)]
@@ -102,8 +104,7 @@ class MLP(nn.Module):
         """
         if x.shape[1:] != self.shape:
             raise ValueError(f"x: needs items of shape {self.shape}, got {tuple(x.shape[1:])}")
-        if label.shape != x.shape[:1]:
-            raise ValueError(f"label: needs one number an item, shape ({len(x)},), got {tuple(label.shape)}")
+        check_label(label, x)
         features = self.embed(label)
         h = x.reshape(len(x), -1)
         for i, (layer, hear) in enumerate(zip(self.layers, self.hear, strict=True)):
@@ -120,8 +121,3 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
-
-
-def _check_size(size: int, name: str) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"{name}: needs a whole number, at least 1, got {size!r}")

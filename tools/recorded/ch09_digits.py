@@ -14,11 +14,9 @@ noise better and is biased upwards at 500 pictures. ``floor`` is what 500 traini
 network gives with ten times as many steps, which is the network's own error and no longer the sampler's.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -101,12 +99,7 @@ def frechet(x: Tensor, y: Tensor) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Sample and measure everything, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything; needs --where")
-    parser.add_argument("--where", type=Path, help="folder to write to (default: book/recorded)")
-    args = parser.parse_args(arguments)
-    if args.quick and args.where is None:
-        parser.error("--quick needs --where: it must not overwrite the record")
+    args = recorded.options(__doc__, arguments)
     torch.set_num_threads(1)
     steps, n, seeds = (3, 12, SEEDS[:2]) if args.quick else (N, PICTURES, SEEDS)
     started, busy = time.time(), time.process_time()

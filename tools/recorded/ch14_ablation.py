@@ -9,11 +9,9 @@ steps; three seeds change all of these together with the initial weights. What i
 features of log sigma, VP on [-1, 1] with sinusoidal features of 999 t, as the authors' networks do.
 """
 
-import argparse
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -138,12 +136,7 @@ def gaussian(setting: Setting) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train and measure everything, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything; needs --where")
-    parser.add_argument("--where", type=Path, help="folder to write to (default: book/recorded)")
-    args = parser.parse_args(arguments)
-    if args.quick and args.where is None:
-        parser.error("--quick needs --where: it must not overwrite the record")
+    args = recorded.options(__doc__, arguments)
     steps, seeds, draws = (2, SEEDS[:1], 1) if args.quick else (RUN.steps, SEEDS, DRAWS)
     cfg = TrainConfig(**vars(RUN) | {"steps": steps, "log_every": min(steps, RUN.log_every)})
 

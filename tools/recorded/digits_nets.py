@@ -14,10 +14,8 @@ variance weights on the 1,497 training digits; stored are the averaged weights. 
     python tools/recorded/digits_nets.py --quick --where DIR
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,12 +68,7 @@ def held_out(noising: SDE, score: torch.nn.Module, images: Tensor) -> list[float
 
 def main(arguments: list[str] | None = None) -> int:
     """Train both and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything; needs --where")
-    parser.add_argument("--where", type=Path, help="folder to write to (default: book/recorded)")
-    args = parser.parse_args(arguments)
-    if args.quick and args.where is None:
-        parser.error("--quick needs --where: it must not overwrite the record")
+    args = recorded.options(__doc__, arguments)
     torch.set_num_threads(1)
     started, busy = time.time(), time.process_time()
 
