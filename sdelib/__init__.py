@@ -11,9 +11,10 @@ Equation, table and section numbers are those of Song et al., "Score-Based Gener
 Differential Equations" (ICLR 2021).
 """
 
+from sdelib.affine import affine_law
 from sdelib.chain import Chain, ddpm, geometric_sigmas, linear_betas, smld
 from sdelib.divergence import divergence, value_and_divergence
-from sdelib.exact import Gaussian, GaussianMixture, affine_law
+from sdelib.exact import Gaussian, GaussianMixture
 from sdelib.losses import dsm, explicit, finite_difference, sliced
 from sdelib.ode import Flow, SolverError, flow
 from sdelib.ops import bcast, randn_like, time_grid
