@@ -22,8 +22,8 @@ KEYS = {"id", "paper", "says", "formula", "book", "code", "tests", "comes"}
 
 NUMBERED = {f"eq-{n}" for n in range(1, 15)} | {f"alg-{n}" for n in range(1, 6)}
 NUMBERED |= {f"fig-{n}" for n in range(1, 6)} | {f"table-{n}" for n in range(1, 4)}
-# What sections 2 and 3 and the appendices that carry their formulas state without a number.
-UNNUMBERED = {
+# What the sections and appendices state without a number.
+TAUGHT = {
     "2": {"score"},
     "2.1": {"perturbation-kernel", "noise-scales", "eq-1", "eq-2"},
     "2.2": {"ddpm-chain", "ddpm-kernel", "ddpm-reverse", "eq-3", "weights", "eq-4"},
@@ -31,9 +31,19 @@ UNNUMBERED = {
     "3.2": {"eq-6", "fig-2"},
     "3.3": {"eq-7", "weighting", "affine-kernel", "no-kernel"},
     "3.4": {"eq-8", "eq-9", "eq-10", "eq-11", "eq-12", "variances"},
-    "A": {"general-sde", "general-reverse", "general-flow"},
+    "A": {"general-sde", "general-reverse", "general-flow", "general-conditional"},
     "B": {"ve-limit", "vp-limit", "vp-variance", "kernels"},
     "C": {"ve-schedule", "vp-schedule", "cut-off"},
+    "4.1": {"predictors"},
+    "4.2": {"correctors", "table-1"},
+    "4.3": {"eq-13", "fig-3", "table-2"},
+    "5": {"eq-14", "fig-4"},
+    "D": {"appendix-d1", "appendix-d2", "appendix-d2-probes", "appendix-d3", "appendix-d4", "appendix-d5"},
+    "E": {"appendix-e"},
+    "F": {"appendix-f"},
+    "G": {f"alg-{n}" for n in range(1, 6)},
+    "H": {"appendix-h"},
+    "I": {"appendix-i1", "appendix-i2", "appendix-i3", "appendix-i4"},
 }
 CHAPTER = re.compile(r"(?:eq|fig|ex|sol)-(\d+)-|ch(\d+)$")
 
@@ -101,11 +111,11 @@ def problems(root: Path, sections: list[dict[str, Any]]) -> list[str]:
                 found.append(f"{id}: chapter {entry['comes']} has come: give its labels")
         else:
             found += [f"{id}: lacks {key!r}" for key in ("book", "code", "tests") if not entry.get(key)]
-        if section in UNNUMBERED and id in UNNUMBERED[section] and "comes" in entry:
+        if section in TAUGHT and id in TAUGHT[section] and "comes" in entry:
             found.append(f"{id}: section {section} is taught, so this must lead to a page")
     found += [f"{id}: twice in the map" for id in sorted(set(seen)) if seen.count(id) > 1]
     found += [f"{id}: missing from the map" for id in sorted(NUMBERED - set(seen))]
-    for section, wanted in UNNUMBERED.items():
+    for section, wanted in TAUGHT.items():
         there = {entry["id"] for where, entry in entries(sections) if where == section}
         found += [f"{id}: missing from section {section} of the map" for id in sorted(wanted - there)]
     return found
