@@ -6,13 +6,17 @@ A noising takes x(0) to scale x(0) + std z, so Gaussian data stay Gaussian and m
     sum_k w_k N(m_k, C_k) becomes  sum_k w_k N(scale m_k, scale^2 C_k + std^2 I).
 
 Noise keeps the eigenvectors of C and only moves its eigenvalues, so one decomposition serves every time at once.
+
+What one learns of x(0) from a noisy linear measurement y = A x(0) + noise keeps mixtures mixtures, too, so the answer of every
+such problem is known (:meth:`GaussianMixture.given`), and so is the classifier of noisy data (:meth:`GaussianMixture.classifier`).
 Densities are in nats. Laws live on points ``(batch, D)``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -154,15 +158,106 @@ class GaussianMixture:
         """
 
         def score(x: Data, t: Time) -> Data:
-            if t.shape != x.shape[:1]:
-                raise ValueError(f"t: needs one time an item, shape ({x.shape[0]},), got {tuple(t.shape)}")
-            return self._score(self._points(x), noising.scale(t).to(x), noising.std(t).to(x))
+            return self._score(self._points(x), *self._kernel(noising, x, t))
 
         return score
 
-    def _like(self, means: Tensor, covs: Tensor) -> Self:
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the whole law, (D,)."""
+        return self.weights @ self.means
+
+    @property
+    def cov(self) -> Tensor:
+        """The covariance of the whole law, (D, D): within the components and between them."""
+        gaps = self.means - self.mean
+        return torch.einsum("k,kde->de", self.weights, self.covs + gaps[:, :, None] * gaps[:, None])
+
+    def part(self, k: int) -> Gaussian:
+        """Component k alone, counted from 0: the law of x(0) in class k, where components are classes.
+
+        Raises:
+            ValueError: if there is no component ``k``.
+        """
+        if isinstance(k, bool) or not isinstance(k, Integral) or not 0 <= k < len(self.weights):
+            raise ValueError(f"k: needs a component from 0 to {len(self.weights) - 1}, got {k!r}")
+        law = Gaussian(self.means[k], self.covs[k])
+        law.dtype = self.dtype
+        return law
+
+    def given(self, A: Numbers, y: Numbers, *, noise_std: float = 0.0) -> Self:
+        r"""The law of x(0) once y = A x(0) + noise_std z is known: the same class, the posterior by Bayes' rule.
+
+        .. math:: m_k' &= m_k + G_k (y - A m_k), \\
+            C_k' &= (I - G_k A)\, C_k\, (I - G_k A)^\top \\
+            &\quad + \sigma^2 G_k G_k^\top, \\
+            w_k' &\propto w_k\, N(y;\, A m_k, S_k)
+
+        with S_k = A C_k A^T + sigma^2 I, G_k = C_k A^T S_k^-1 and sigma = ``noise_std``. Its ``score_fn(noising)`` is the exact
+        conditional score grad_x log p_t(x given y), the truth that every way of control is compared with. To know some
+        coordinates is to choose rows of the identity as A: imputation.
+
+        Args:
+            A: (M, D), a row for each number measured.
+            y: (M,), what was measured.
+            noise_std: standard deviation of its noise. At 0 the posterior is flat in the measured directions: it has a
+                density and a score once diffused.
+
+        Raises:
+            ValueError: if shapes do not fit, ``noise_std`` is negative, or some S_k is singular: without noise, rows of A that
+                depend on one another, or a component that has no spread along one of them.
+        """
+        A, y = _parameter(A, "A"), _parameter(y, "y")
+        if A.ndim != 2 or A.shape[1] != self.dim or not len(A):
+            raise ValueError(f"A: needs shape (M, {self.dim}), got {tuple(A.shape)}")
+        if y.shape != A.shape[:1]:
+            raise ValueError(f"y: needs one number for each row of A, shape ({len(A)},), got {tuple(y.shape)}")
+        if not (math.isfinite(noise_std) and noise_std >= 0):
+            raise ValueError(f"noise_std: needs a finite number of at least 0, got {noise_std!r}")
+        eye, variance = torch.eye(self.dim, dtype=torch.float64), float(noise_std) ** 2
+        across = A @ self.covs  # (K, M, D)
+        S = across @ A.T + variance * torch.eye(len(A), dtype=torch.float64)
+        eigenvalues = torch.linalg.eigvalsh(S)
+        if not bool((eigenvalues[:, 0] > 1e-12 * eigenvalues[:, -1]).all()):
+            raise ValueError(
+                "noise_std: needs to be above 0 here, for without noise this measurement says the same thing twice, "
+                "or something that a component already knows"
+            )
+        gain = torch.linalg.solve(S, across).mT  # (K, D, M)
+        gap = y - self.means @ A.T
+        means = self.means + (gain @ gap[..., None])[..., 0]
+        keep = eye - gain @ A
+        covs = keep @ self.covs @ keep.mT + variance * (gain @ gain.mT)
+        fit = (gap * torch.linalg.solve(S, gap[..., None])[..., 0]).sum(1) + torch.logdet(S)
+        # A weight that underflows stays above 0, so that components keep their numbers.
+        weights = torch.softmax(self.weights.log() - 0.5 * fit, 0).clamp_min(torch.finfo(torch.float64).tiny)
+        return self._like(means, 0.5 * (covs + covs.mT), weights)
+
+    def classifier(self, noising: Noising) -> Callable[[Data, Time], Tensor]:
+        r"""``classifier(x, t)``: the exact log p_t(k given x), (batch, K), where components are classes.
+
+        .. math:: \log p_t(k \mid x) = \log \frac{w_k N_k(x)}{\sum_j w_j N_j(x)}
+
+        with N_k = N(scale m_k, scale^2 C_k + std^2 I). As logits they are normalised already. Guidance by it
+        (:func:`sdelib.classifier_score`) makes the mixture's score that of one component, exactly.
+
+        Raises:
+            ValueError: when called, if ``x`` is not (batch, D) or ``t`` not (batch,).
+        """
+
+        def classify(x: Data, t: Time) -> Tensor:
+            return torch.log_softmax(self._terms(self._points(x), *self._kernel(noising, x, t))[0], 1)
+
+        return classify
+
+    def _kernel(self, noising: Noising, x: Data, t: Time) -> tuple[Tensor, Tensor]:
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t: needs one time an item, shape ({x.shape[0]},), got {tuple(t.shape)}")
+        return noising.scale(t).to(x), noising.std(t).to(x)
+
+    def _like(self, means: Tensor, covs: Tensor, weights: Tensor | None = None) -> Self:
         law = type(self).__new__(type(self))
-        GaussianMixture.__init__(law, self.weights, means, covs)
+        GaussianMixture.__init__(law, self.weights if weights is None else weights, means, covs)
         law.dtype = self.dtype
         return law
 
