@@ -13,8 +13,10 @@ Differential Equations" (ICLR 2021).
 
 from sdelib.affine import affine_law
 from sdelib.chain import Chain, ddpm, geometric_sigmas, linear_betas, smld
+from sdelib.control import classifier_loss, classifier_score, grey_basis, impose, mix, observe
 from sdelib.divergence import divergence, value_and_divergence
 from sdelib.exact import Gaussian, GaussianMixture
+from sdelib.inverse import linear_guidance, measured
 from sdelib.losses import dsm, explicit, finite_difference, sliced
 from sdelib.ode import Flow, SolverError, flow
 from sdelib.ops import bcast, randn_like, time_grid
@@ -29,6 +31,8 @@ from sdelib.steps import (
     hmc,
     identity,
     langevin,
+    project,
+    resample,
     reverse_diffusion,
     stochastic_runge_kutta,
     then,
@@ -71,6 +75,8 @@ __all__ = [
     "annealed_langevin",
     "as_score",
     "bcast",
+    "classifier_loss",
+    "classifier_score",
     "convert",
     "ddpm",
     "denoised",
@@ -82,15 +88,23 @@ __all__ = [
     "flow",
     "geometric_sigmas",
     "grad_of",
+    "grey_basis",
     "guided",
     "hmc",
     "identity",
+    "impose",
     "langevin",
     "linear_betas",
+    "linear_guidance",
+    "measured",
+    "mix",
     "net_logits",
     "net_score",
     "new_state",
+    "observe",
+    "project",
     "randn_like",
+    "resample",
     "reverse",
     "reverse_diffusion",
     "reverse_general",

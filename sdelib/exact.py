@@ -7,8 +7,8 @@ A noising takes x(0) to scale x(0) + std z, so Gaussian data stay Gaussian and m
 
 Noise keeps the eigenvectors of C and only moves its eigenvalues, so one decomposition serves every time at once.
 
-What one learns of x(0) from a noisy linear measurement y = A x(0) + noise keeps mixtures mixtures, too, so the answer of every
-such problem is known (:meth:`GaussianMixture.given`), and so is the classifier of noisy data (:meth:`GaussianMixture.classifier`).
+A noisy linear measurement y = A x(0) + noise leaves a mixture, too, so the answer of every such problem is known
+(:meth:`GaussianMixture.given`), and so is the classifier of noisy data (:meth:`GaussianMixture.classifier`).
 Densities are in nats. Laws live on points ``(batch, D)``.
 """
 

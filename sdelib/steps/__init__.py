@@ -16,7 +16,7 @@ every interval, and ``simulate`` uses it. Direct call and plan agree exactly. ``
 Called directly, steps do not check their times, so that they stay cheap; ``simulate`` does.
 """
 
-from sdelib.steps.composing import identity, then
+from sdelib.steps.composing import identity, project, resample, then
 from sdelib.steps.correctors import annealed_langevin, langevin
 from sdelib.steps.hamiltonian import Trajectory, hmc, leapfrog
 from sdelib.steps.planned import LinearPredictor, PlannedStep
@@ -36,5 +36,7 @@ __all__ = [
     "leapfrog",
     "Trajectory",
     "identity",
+    "project",
+    "resample",
     "then",
 ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,7 +24,7 @@ class PlannedStep(ABC):
     """A step that can be prepared for a grid. ``moves`` says whether it goes to t_next or stays at t."""
 
     nfe: int = 0
-    moves: ClassVar[bool] = True
+    moves: bool = True
 
     @abstractmethod
     def __call__(self, x: Data, t: Time, t_next: Time, generator: Generator | None = None) -> Stepped:
