@@ -1,13 +1,14 @@
 """Four networks that learned the score of the digits apart from each other, and how well their codes agree: chapter 12.
 
-Two architectures, two seeds each, all for VP on the 1,497 training digits in [-1, 1]: the small DDPM++ of ``digits_nets`` (seed 91,
-recorded there) and a second one (seed 121), and two transformers (seeds 122 and 123), which cut a picture into sixteen patches and
-know neither convolution nor skip connections. Stored are the averaged weights of the new three, and a table::
+Two architectures, two seeds each, all for VP on the 1,497 training digits in [-1, 1]: the small DDPM++ of ``digits_nets``
+(seed 91, recorded there) and a second one (seed 121), and two transformers (seeds 122 and 123), which cut a picture into sixteen
+patches and know neither convolution nor skip connections. Stored are the averaged weights of the new three, and a table::
 
-    codes          each pair's correlation of codes (unseen digits, diffused to t_min with the same noise), the same for what is left
-                   when the code by the normal law with the digits' mean and covariance is subtracted from both, root mean square
-                   differences of codes and of scores, and how well one network reads what another one wrote
-    course         the same between young networks, at steps of their training, and the finished network of ``digits_nets``
+    pairs     each pair's correlation of codes (unseen digits, diffused to t_min with the same noise); the same for what is left
+              when the code by the normal law with the digits' mean and covariance is subtracted from both; root mean square
+              differences of codes and of scores; how well one network reads what another one wrote
+    course    the same between young networks, at steps of their training, and the finished network of ``digits_nets``
+    normal    the networks' codes against those by the normal law
 
     python tools/recorded/ch12_codes.py               about fifteen minutes of one core
     python tools/recorded/ch12_codes.py --quick --where DIR
@@ -33,11 +34,13 @@ T_MIN = 1e-3
 TOLERANCE = 1e-4
 TIMES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9]  # at which scores are compared
 FIRST = 40  # the digits that the chapter encodes again
-STEPS = {"unet": 2000, "patches": 2500}
+STEPS = {"unet": 2000, "patches": 3500}
 KEPT = [60, 120, 240, 500, 1000]  # steps after which a young network is looked at
 SEEDS = {"unet 2": 121, "patches 1": 122, "patches 2": 123}
 BATCH = 128
-RUN = TrainConfig(lr=2e-3, warmup=100, ema_decay=0.995, log_every=20)  # of digits_nets; steps by architecture
+RUN = TrainConfig(
+    steps=STEPS["unet"], lr=2e-3, warmup=100, ema_decay=0.995, log_every=20
+)  # digits_nets' but for log_every
 PATCHES: dict[str, Any] = {"width": 64, "depth": 3, "heads": 4}
 
 
@@ -107,10 +110,34 @@ def rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
 
+def centred(codes: Tensor) -> Tensor:
+    flat = codes.flatten(1).double()
+    return flat - flat.mean(0)
+
+
 def correlation(a: Tensor, b: Tensor) -> float:
     """Of all numbers of all codes, each coordinate's mean over the items subtracted."""
-    a, b = (c.flatten(1).double() - c.flatten(1).double().mean(0) for c in (a, b))
+    a, b = centred(a), centred(b)
     return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+
+
+def scatter(a: Tensor, b: Tensor, draws: int = 200) -> float:
+    """The correlation's standard error, by drawing the items anew with replacement."""
+    generator = torch.Generator().manual_seed(126)
+    picks = torch.randint(len(a), (draws, len(a)), generator=generator)
+    return float(torch.tensor([correlation(a[pick], b[pick]) for pick in picks], dtype=torch.float64).std())
+
+
+def by_coordinate(a: Tensor, b: Tensor) -> list[float]:
+    """The correlation of each of an item's numbers."""
+    a, b = centred(a), centred(b)
+    return [float(r) for r in (a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt()]
+
+
+def on_axes(codes: Tensor) -> Tensor:
+    """The codes' coordinates on the principal axes of the training digits, the axis of most variance first."""
+    flat = data.digits(data_range=(-1, 1), split="train").images.flatten(1).double()
+    return codes.flatten(1).double() @ torch.linalg.eigh(torch.cov(flat.T))[1].flip(1)
 
 
 def score_gap(one: Any, other: Any, x0: Tensor) -> list[float]:
@@ -190,6 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
         pairs[f"{one}, {other}"] = {
             "all": compare(codes[one], codes[other], twin),
             "first": compare(codes[one][:FIRST], codes[other][:FIRST], twin[:FIRST]),
+            "stderr": scatter(codes[one], codes[other]),
+            "by_pixel": by_coordinate(codes[one], codes[other]),
+            "by_axis": by_coordinate(on_axes(codes[one]), on_axes(codes[other])),
             "scores": score_gap(scores[one], scores[other], x0),
             "read": [rms(b - a) for a, b in zip(x[:FIRST], back, strict=True)],
         }
@@ -206,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
         table,
         script=f"tools/recorded/{NAME}.py",
         config=config,
-        seeds=[*SEEDS.values(), 124, 125],
+        seeds=[*SEEDS.values(), 124, 125, 126],
         started=started,
         weights={name.replace(" ", "_"): scores[name].net for name in SEEDS},
         where=args.where,
