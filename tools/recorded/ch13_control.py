@@ -363,12 +363,12 @@ def main(arguments: list[str] | None = None) -> int:
         results["questions"][question] = table
 
     chosen = torch.tensor([int((unseen.labels == k).nonzero()[1]) for k in PAINTED])
-    asked = unseen.images[chosen].repeat_interleave(plan.draws, 0)
+    torn = unseen.images[chosen].repeat_interleave(plan.draws, 0)
     painter: dict[str, Any] = {"digits": chosen.tolist(), "draws": plan.draws, "shown": {}}
     for name, mask in masks().items():
-        constraint = observe(VP_, asked, mask)
+        constraint = observe(VP_, torn, mask)
         walk = resample(project(ancestral(VP_, score), constraint), VP_, 4)
-        painter["shown"][name] = packed(run(walk, max(2, plan.budget // 4), tuple(asked.shape), seed, constraint))
+        painter["shown"][name] = packed(run(walk, max(2, plan.budget // 4), tuple(torn.shape), seed, constraint))
     results["painter"] = painter
     print("painter", minutes(), flush=True)
 
@@ -379,11 +379,12 @@ def main(arguments: list[str] | None = None) -> int:
     constraint = observe(VP_, x0, grey, basis=grey_basis())
     step = ancestral(VP_, colour_score)
     colour: dict[str, Any] = {}
-    for name, (walk, steps) in {
+    ways: dict[str, tuple[Step, int]] = {
         "replacement": (project(step, constraint), plan.budget),
         "resampled": (resample(project(step, constraint), VP_, 4), max(2, plan.budget // 4)),
-    }.items():
-        x = run(walk, steps, tuple(x0.shape), seed, constraint)
+    }
+    for name, (way, steps) in ways.items():
+        x = run(way, steps, tuple(x0.shape), seed, constraint)
         hue, saturation = read_tint(x, ink.repeat_interleave(plan.draws, 0))
         colour[name] = {
             "hue": hue.tolist(),
