@@ -14,9 +14,10 @@ Differential Equations" (ICLR 2021).
 from sdelib.affine import affine_law
 from sdelib.chain import Chain, ddpm, geometric_sigmas, linear_betas, smld
 from sdelib.control import classifier_loss, classifier_score, grey_basis, impose, mix, observe
-from sdelib.divergence import divergence, value_and_divergence
+from sdelib.divergence import divergence, probes, value_and_divergence
 from sdelib.exact import Gaussian, GaussianMixture
 from sdelib.inverse import linear_guidance, measured
+from sdelib.likelihood import Likelihood, bits_per_dim, dequantise, log_likelihood
 from sdelib.losses import dsm, explicit, finite_difference, sliced
 from sdelib.ode import Flow, SolverError, flow
 from sdelib.ops import bcast, randn_like, time_grid
@@ -57,6 +58,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Ito",
+    "Likelihood",
     "NetLogits",
     "NetScore",
     "Noising",
@@ -75,11 +77,13 @@ __all__ = [
     "annealed_langevin",
     "as_score",
     "bcast",
+    "bits_per_dim",
     "classifier_loss",
     "classifier_score",
     "convert",
     "ddpm",
     "denoised",
+    "dequantise",
     "divergence",
     "dsm",
     "euler_maruyama",
@@ -96,12 +100,14 @@ __all__ = [
     "langevin",
     "linear_betas",
     "linear_guidance",
+    "log_likelihood",
     "measured",
     "mix",
     "net_logits",
     "net_score",
     "new_state",
     "observe",
+    "probes",
     "project",
     "randn_like",
     "resample",

@@ -150,10 +150,7 @@ def flow(
         ops.check_positive(value, name)
     plan = _plan(method, start, end, n_steps=n_steps, keep=keep, max_nfe=max_nfe)
     tracked = torch.is_grad_enabled() and x.requires_grad
-    if tracked and plan.method in SCIPY:
-        raise ValueError(
-            f"method: scipy's {plan.method!r} records no gradients, which x requires; detach x, or take 'dopri5'"
-        )
+    plan.check_gradients(tracked, "x")
 
     with torch.set_grad_enabled(tracked):
         state = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are too few to add small steps in
@@ -195,6 +192,13 @@ class _Plan:
     @property
     def ends(self) -> tuple[float, float]:
         return float(self.times[0]), float(self.times[-1])
+
+    def check_gradients(self, tracked: bool, name: str) -> None:
+        """Refuse to record gradients of ``name`` where the solver cannot."""
+        if tracked and self.method in SCIPY:
+            raise ValueError(
+                f"method: scipy's {self.method!r} records no gradients, which {name} requires; detach {name}, or take 'dopri5'"
+            )
 
 
 def _plan(method: str, start: float, end: float, *, n_steps: int | None, keep: int, max_nfe: int) -> _Plan:
@@ -274,9 +278,9 @@ class _Guard:
             )
         rates = self.field(state[0], t)
         self.nfe += 1
-        for rate in rates:
+        for i, rate in enumerate(rates):
             if not math.isfinite(rate.sum().item()):  # one reduction; look closer only when it fires
-                self.check_finite(rate, "the flow's velocity", t)
+                self.check_finite(rate, "the velocity's divergence" if i else "the flow's velocity", t)
         return rates
 
     def _inside(self, t: float) -> float:

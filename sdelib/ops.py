@@ -206,10 +206,15 @@ def check_span(low: float, high: float, low_name: str, high_name: str, *, allow_
         )
 
 
-def check_positive(value: float, name: str) -> None:
-    """Refuse a number that is not finite and above zero."""
+def check_number(value: float, name: str) -> None:
+    """Refuse what is not a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: needs a number, got {type(value).__name__}")
+
+
+def check_positive(value: float, name: str) -> None:
+    """Refuse a number that is not finite and above zero."""
+    check_number(value, name)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: needs a finite number above 0, got {value!r}")
 
@@ -218,3 +223,37 @@ def check_choice(value: object, allowed: Sequence[str], name: str) -> None:
     """Refuse a name that is not on the list."""
     if value not in allowed:
         raise ValueError(f"{name}: needs one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_cells(levels: int, data_range: tuple[float, float]) -> tuple[float, float]:
+    """The ends of a range that is cut into ``levels`` cells; refuse what is no such thing."""
+    check_count(levels, "levels", "levels")
+    try:
+        low, high = data_range
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data_range: needs (low, high) with low < high, got {data_range!r}") from error
+    for end in (low, high):
+        check_number(end, "data_range")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"data_range: needs (low, high) with low < high, got {data_range!r}")
+    return float(low), float(high)
+
+
+def check_levels(x: Tensor, levels: int, name: str = "x") -> Tensor:
+    """``x`` as int64; refuse what is not whole numbers from 0 to levels - 1."""
+    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(
+            f"{name}: needs a tensor of whole numbers, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}"
+        )
+    whole = x.detach().long()
+    wrong = x.detach() != whole if x.is_floating_point() else torch.zeros_like(whole, dtype=torch.bool)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"{name}: needs whole numbers from 0 to {levels - 1}, got {float(x[wrong][0]):g}; data already scaled to [0, 1] were "
+            f"once (x * {levels - 1}).round()"
+        )
+    if x.numel() and not (int(whole.min()) >= 0 and int(whole.max()) < levels):
+        raise ValueError(
+            f"{name}: needs whole numbers from 0 to {levels - 1}, got values from {int(whole.min())} to {int(whole.max())}"
+        )
+    return whole

@@ -19,6 +19,10 @@ Time = Float[Tensor, " batch"]
 """One time an item."""
 PerItem = Float[Tensor, " batch"]
 """One number an item: a loss, a log-density."""
+Probe = Float[Tensor, "*probes_batch_shape"]
+"""Directions shaped as the data, (batch, *shape), or P of them an item, (P, batch, *shape)."""
+PerProbe = Float[Tensor, "*probes batch"]
+"""One number an item, (batch,), or one for each of its probes, (P, batch)."""
 Grid = Float[Tensor, " times"]
 """Times in a row, one for each step and one more."""
 Coefficient = Float[Tensor, "*times"]
