@@ -21,6 +21,7 @@ from sdelib.likelihood import Likelihood, bits_per_dim, dequantise, log_likeliho
 from sdelib.losses import dsm, explicit, finite_difference, sliced
 from sdelib.ode import Flow, SolverError, flow
 from sdelib.ops import bcast, randn_like, time_grid
+from sdelib.quantised import Quantised
 from sdelib.reversal import reverse, reverse_general
 from sdelib.score import NetLogits, NetScore, as_score, convert, denoised, grad_of, guided, net_logits, net_score
 from sdelib.sde import SDE, VE, VP, Ito, Noising, SubVP
@@ -65,6 +66,7 @@ __all__ = [
     "NonFiniteError",
     "Path",
     "PerItem",
+    "Quantised",
     "ScoreFn",
     "SolverError",
     "Step",

@@ -10,7 +10,7 @@ its divergence share one forward pass. For f(x, t) = f(t) x, div v = f(t) D - g(
 derivatives or probes.
 
 *Integers have no density.* A model could put a spike on each of their values and be praised without bound. So noise fills the
-gaps first: with k in 0..L-1 and u uniform on [0, 1), k + u has a density q, equal to P(k) on all of [k, k+1), and for any model q ::
+gaps first: with k in 0..L-1 and u uniform on [0, 1), k + u has the density P(k) on all of [k, k+1). For any model's density q ::
 
     E_u[log q(k + u)]  <=  log E_u[q(k + u)]  =  log of the probability that the model gives to [k, k+1)     (Jensen)
 
@@ -18,7 +18,7 @@ so that -log2 q(k + u), on average over u, is at least the bits that the model n
 there. This is *uniform dequantisation* (Uria et al. 2013; Theis et al. 2016).
 
 *The offset.* A model sees y = low + (high - low)(k + u)/L, D numbers, each squeezed by (high - low)/L, so its density at y is
-larger than that of k + u by L/(high - low) a dimension. Undo it: q(k + u) = p(y) ((high - low)/L)^D, and the bits per dimension are ::
+larger than that of k + u by L/(high - low) a dimension. Undo it, q(k + u) = p(y) ((high - low)/L)^D: the bits per dimension are ::
 
     -log2 q(k + u) / D = -log p(y) / (D ln 2) + log2(L / (high - low)),
 
