@@ -12,6 +12,7 @@ Differential Equations" (ICLR 2021).
 """
 
 from sdelib.affine import affine_law
+from sdelib.bound import Bound, variational_bound
 from sdelib.chain import Chain, ddpm, geometric_sigmas, linear_betas, smld
 from sdelib.control import classifier_loss, classifier_score, grey_basis, impose, mix, observe
 from sdelib.divergence import divergence, probes, value_and_divergence
@@ -50,6 +51,7 @@ __all__ = [
     "SDE",
     "VE",
     "VP",
+    "Bound",
     "Chain",
     "Constraint",
     "Data",
@@ -124,4 +126,5 @@ __all__ = [
     "time_grid",
     "train",
     "value_and_divergence",
+    "variational_bound",
 ]

@@ -18,7 +18,7 @@ so that -log2 q(k + u), on average over u, is at least the bits that the model n
 there. This is *uniform dequantisation* (Uria et al. 2013; Theis et al. 2016).
 
 *The offset.* A model sees y = low + (high - low)(k + u)/L, D numbers, each squeezed by (high - low)/L, so its density at y is
-larger than that of k + u by L/(high - low) a dimension. Undo it, q(k + u) = p(y) ((high - low)/L)^D: the bits per dimension are ::
+larger than that of k + u by L/(high - low) a dimension. Undo it, q(k + u) = p(y) ((high - low)/L)^D: the bits a dimension are ::
 
     -log2 q(k + u) / D = -log p(y) / (D ln 2) + log2(L / (high - low)),
 
@@ -187,7 +187,7 @@ def _prior(sde: Diffusing, prior: Callable[[Data], PerItem] | None) -> Callable[
         raise TypeError(
             f"sde: {type(sde).__name__} has no prior_log_prob(x); give prior=, the log-density of x(T) in nats"
         )
-    return sde.prior_log_prob  # type: ignore[attr-defined, no-any-return]
+    return sde.prior_log_prob  # type: ignore[attr-defined]
 
 
 def _check_reals(x0: Data) -> None:
