@@ -38,7 +38,8 @@ class Bound(NamedTuple):
     """The terms of the bound on -log P(x0), nats an item: the smaller the better, as -log_prob.
 
     ``prior`` is L_N, (batch,); ``terms``, (N-1, batch), has L_{i-1} of level i in row i - 2, from the cleanest, i = 2, to
-    the noisiest; ``decoder`` is L_0; ``total`` their sum, (batch,). Divide by D ln 2 for bits per dimension: integers have no offset.
+    the noisiest; ``decoder`` is L_0; ``total`` their sum, (batch,). Divide by D ln 2 for bits per dimension; integers need no
+    offset.
     """
 
     prior: PerItem

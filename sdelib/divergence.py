@@ -121,7 +121,7 @@ def _summed(x: Data) -> torch.dtype:
 
 
 def check_probe(probe: Probe, x: Data, name: str = "x") -> None:
-    """Refuse a probe that is neither x's shape nor a row of those."""
+    """Refuse (ValueError) a probe that has neither x's shape nor is a row of such; ``name`` is what x is called."""
     if isinstance(probe, Tensor) and probe.is_floating_point():
         if probe.shape == x.shape or (probe.shape[1:] == x.shape and len(probe) > 0):
             return

@@ -166,7 +166,7 @@ class Quantised:
         return torch.where(inside, value, -math.inf).to(y)
 
     def log_density_fn(self, noising: Noising, *, grid: str | None = None) -> Callable[[Data, Time], PerItem]:
-        """``(x, t)`` -> log p_t(x) in nats, the density whose gradient is :meth:`score_fn`; arguments and errors as there."""
+        """``(x, t)`` -> log p_t(x) in nats, the density whose gradient is :meth:`score_fn`; ``grid`` and errors as there."""
         self._check_grid(grid)
 
         def log_density(x: Data, t: Time) -> PerItem:
