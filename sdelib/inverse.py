@@ -58,7 +58,10 @@ def measured(
     .. math:: h(x, t) = A^\top \big( \mathrm{std}^2 A A^\top + \mathrm{scale}^2 \sigma^2 I \big)^{-1}
         (\mathrm{scale}\, y - A x)
 
-    It is right if the data are spread evenly over the whole space, and then p_t(y given x) is this normal law.
+    It is right if the data are spread evenly over the whole space, and then p_t(y given x) is this normal law. Otherwise it pulls
+    too soon, while x is still noise. On two numbers of correlation 0.8 with the first one measured as 1.5, noise 0.3, sampling
+    ends at means 1.18 and 0.50, where 1.376 and 1.101 are right; :func:`linear_guidance` ends at 1.34 and 1.05 (isotropic) and at
+    the right ones (Tweedie). The single draw has a step's size limit of (scale sigma)^2, which VP breaks at its first step.
 
     Args:
         noising: an SDE or a chain.

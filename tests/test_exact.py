@@ -250,6 +250,109 @@ def test_the_prior_gap_of_vp():
     assert g1().at(VP(), 1.0).kl(Gaussian(0.0, 1.0)) == pytest.approx(5.398e-6, abs=5e-10)
 
 
+# --- posteriors and classes ----------------------------------------------------------------------------------------
+
+MEASURE, SEEN = torch.tensor([[1.0, 0.5]], dtype=f64), torch.tensor([0.4], dtype=f64)
+
+
+def test_the_posterior_is_bayes_rule_pointwise(generator):
+    # log p(x | y) - log p(x) - log p(y | x) is one number, -log p(y), wherever it is asked.
+    x, law, y = 2 * torch.randn(50, 2, dtype=f64, generator=generator), gm2(), torch.tensor([0.4, -0.3], dtype=f64)
+    A = torch.cat([MEASURE, MEASURE.flip(1)])
+    for sigma in (0.05, 0.4, 3.0):
+        likelihood = scipy.stats.norm(0.0, sigma).logpdf((y - x @ A.T).numpy()).sum(1)
+        gap = law.given(A, y, noise_std=sigma).log_prob(x) - law.log_prob(x) - torch.from_numpy(likelihood)
+        # log terms of size |x|^2 / variance, up to 1e5 at sigma = 0.05
+        torch.testing.assert_close(gap, gap[0].expand(50), rtol=0, atol=1e-8)
+        evidence = GaussianMixture(
+            law.weights, law.means @ A.T, A @ law.covs @ A.T + sigma**2 * torch.eye(2, dtype=f64)
+        )
+        assert float(gap[0]) == pytest.approx(-float(evidence.log_prob(y[None])[0]), abs=1e-8)
+
+
+@each_noising
+def test_the_conditional_score_against_brute_force(noising):
+    """grad log of the integral over x(0) of p(x0) p(y | x0) p(x(t) | x0), by the trapezoid rule on a line."""
+    law = GaussianMixture([0.7, 0.3], torch.tensor([[-1.0], [1.5]], dtype=f64), torch.tensor([0.2, 0.05], dtype=f64))
+    y, sigma = torch.tensor([0.3], dtype=f64), 0.6
+    score = law.given([[2.0]], y, noise_std=sigma).score_fn(noising)
+    x0 = torch.linspace(-6, 6, 40_001, dtype=f64)  # far finer than std 0.014 at t = 0.1
+    log_joint = law.log_prob(x0[:, None]) - 0.5 * ((y - 2.0 * x0) / sigma) ** 2
+    for share in (0.1, 0.4, 1.0):
+        t = torch.tensor([round(share * 50) / 50 * noising.T], dtype=f64)
+        scale, std = noising.scale(t), noising.std(t)
+        for x in (-0.7, 0.1, 1.2):
+            share_of = torch.softmax(log_joint - 0.5 * ((x - scale * x0) / std) ** 2, 0)
+            truth = (share_of * (scale * x0 - x)).sum() / std**2
+            got = score(torch.tensor([[x]], dtype=f64), t)
+            # The trapezoid rule is as good as exact on smooth integrands; 1/std^2 times 1e-12 of rounding is left.
+            assert float(got) == pytest.approx(float(truth), rel=1e-8, abs=1e-8)
+
+
+def test_samples_that_happen_to_fit_are_the_posterior(generator):
+    law, sigma = gm2(), 0.1
+    x0 = law.sample(400_000, generator=generator, dtype=f64)
+    y = x0 @ MEASURE.T + sigma * torch.randn(len(x0), 1, dtype=f64, generator=generator)
+    kept = x0[((y - SEEN).abs() < 0.03)[:, 0]]
+    post = law.given(MEASURE, SEEN, noise_std=sigma)
+    assert len(kept) > 1500
+    # A window of 0.03 beside a noise of 0.1 shifts nothing that these errors could show.
+    error = (post.cov.diagonal() / len(kept)).sqrt()
+    assert float(((kept.mean(0) - post.mean) / error).abs().max()) < 4
+    torch.testing.assert_close(torch.cov(kept.T), post.cov, rtol=0, atol=0.06)
+
+
+def test_what_is_known_without_noise_is_a_point_mass_until_diffused():
+    post = g3().given(torch.eye(3)[:1], [2.0])
+    assert isinstance(post, Gaussian)
+    C = g3().cov
+    torch.testing.assert_close(post.mean[1:], g3().mean[1:] + C[1:, 0] / C[0, 0] * 1.0, rtol=1e-13, atol=0)
+    torch.testing.assert_close(post.cov[1:, 1:], C[1:, 1:] - C[1:, :1] @ C[:1, 1:] / C[0, 0], rtol=1e-12, atol=1e-14)
+    assert float(post.cov[0].abs().max()) < 1e-15
+    with pytest.raises(ValueError, match="zero variance"):
+        post.score(torch.zeros(1, 3))
+    assert bool(torch.isfinite(post.score_fn(VP())(torch.zeros(1, 3), torch.full((1,), 0.1))).all())
+
+
+def test_measuring_twice_is_measuring_both():
+    law = gm2()
+    once = law.given(MEASURE, SEEN, noise_std=0.3).given(MEASURE.flip(1), SEEN, noise_std=0.3)
+    both = law.given(torch.cat([MEASURE, MEASURE.flip(1)]), torch.cat([SEEN, SEEN]), noise_std=0.3)
+    for name_ in ("weights", "means", "covs"):
+        torch.testing.assert_close(getattr(once, name_), getattr(both, name_), rtol=1e-11, atol=1e-13)
+    assert both.dtype == law.dtype
+
+
+def test_an_impossible_component_keeps_its_number():
+    law = GaussianMixture([0.5, 0.5], [[-100.0], [100.0]], 0.01).given([[1.0]], [100.0], noise_std=0.1)
+    assert law.weights.tolist() == pytest.approx([0.0, 1.0], abs=1e-300)
+    assert bool(torch.isfinite(law.log_prob(torch.tensor([[100.0]]))).all())
+
+
+@each_noising
+def test_the_classifier_is_the_responsibilities_at_every_time(noising, generator):
+    t = torch.tensor([0.1, 0.5, 1.0], dtype=f64) * noising.T
+    x = torch.randn(3, 2, dtype=f64, generator=generator)
+    logits = gm2().classifier(noising)(x, t)
+    for i in range(3):
+        r = gm2().at(noising, t[i]).responsibilities(x[i : i + 1])
+        torch.testing.assert_close(logits[i : i + 1].exp(), r, rtol=1e-10, atol=1e-14)
+    assert logits.exp().sum(1).tolist() == pytest.approx([1.0] * 3, rel=1e-13)
+
+
+def test_parts_and_moments():
+    law = gm2()
+    for k in range(3):
+        assert isinstance(law.part(k), Gaussian)
+        assert torch.equal(law.part(k).mean, law.means[k])
+        assert torch.equal(law.part(k).cov, law.covs[k])
+        assert law.part(k).dtype == law.dtype
+    # The law of total variance, by hand
+    second = (law.weights[:, None, None] * (law.covs + law.means[:, :, None] * law.means[:, None])).sum(0)
+    torch.testing.assert_close(law.mean, (law.weights[:, None] * law.means).sum(0), rtol=1e-14, atol=1e-16)
+    torch.testing.assert_close(law.cov, second - law.mean[:, None] * law.mean, rtol=1e-13, atol=1e-15)
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 I2 = torch.eye(2)
@@ -282,6 +385,14 @@ I2 = torch.eye(2)
         (lambda: gm2().at(VP(), math.nan), ValueError, r"t: needs times in \[0, 1\], got values from nan"),
         (lambda: gm2().at(VP(), torch.tensor([0.1, 0.2])), ValueError, r"t: needs one time for the whole law, got shape \(2,\)"),
         (lambda: gm2().sample(0), ValueError, "n: needs a whole number of points, at least 1, got 0"),
+        (lambda: gm2().part(3), ValueError, "k: needs a component from 0 to 2, got 3"),
+        (lambda: gm2().given(torch.ones(2), [1.0]), ValueError, r"A: needs shape \(M, 2\), got \(2,\)"),
+        (lambda: gm2().given(torch.ones(1, 3), [1.0]), ValueError, r"A: needs shape \(M, 2\), got \(1, 3\)"),
+        (lambda: gm2().given(I2, [1.0]), ValueError, r"y: needs one number for each row of A, shape \(2,\), got \(1,\)"),
+        (lambda: gm2().given(I2, [1.0, math.nan]), ValueError, "y: needs finite values, got nan"),
+        (lambda: gm2().given(I2, [1.0, 0.0], noise_std=-1.0), ValueError, "noise_std: .* at least 0, got -1.0"),
+        (lambda: gm2().given(torch.ones(2, 2), [1.0, 1.0]), ValueError, "noise_std: needs to be above 0 .* same thing twice"),
+        (lambda: gm2().classifier(VP())(torch.zeros(4, 2), torch.ones(3)), ValueError, r"t: .* shape \(4,\), got \(3,\)"),
         (lambda: g3().kl(g1()), ValueError, "other: needs dimension 3, got 1"),
         (lambda: g3().kl(gm2()), TypeError, "other: needs a Gaussian, got GaussianMixture"),
     ],
