@@ -79,7 +79,7 @@ def measured(
         ValueError: if ``noise_std`` is negative, or 0 with ``draw``; when called, if A does not fit the items or is not linear,
             or y does not fit A's output.
     """
-    need_kernel(noising)
+    _need_kernel(noising)
     op, sigma = _Operator(A, y), _noise_std(noise_std)
     if draw and sigma == 0.0:
         raise ValueError("noise_std: needs to be above 0 with draw=True, for the term grows as 1/noise_std^2, got 0")
@@ -137,7 +137,7 @@ def linear_guidance(
             does not fit the items or is not linear, or y does not fit A's output.
         RuntimeError: when called under ``torch.inference_mode``, which forbids derivatives.
     """
-    need_kernel(noising)
+    _need_kernel(noising)
     ops.check_function(score, "score", "(x, t)")
     ops.check_choice(covariance, COVARIANCES, "covariance")
     ops.check_positive(data_std, "data_std")
@@ -173,7 +173,7 @@ def linear_guidance(
     return term
 
 
-def need_kernel(noising: Noising) -> None:
+def _need_kernel(noising: Noising) -> None:
     """Refuse a noising without scale and std (TypeError)."""
     if not isinstance(noising, Noising):
         raise TypeError(f"noising: needs scale and std, which {type(noising).__name__} lacks")
@@ -244,8 +244,8 @@ class _Operator:
         """A x, (batch, M)."""
         return self._raw(x).reshape(len(x), -1)
 
-    def adjoint(self, w: Tensor, x: Data) -> Data:
-        """A^T w, shaped as x's items."""
+    def adjoint(self, w: Tensor, x: Tensor) -> Tensor:
+        """A^T w, an item for each row of w, shaped as those of x."""
         if isinstance(self.A, Tensor):
             return (w @ self.A.to(x)).reshape(len(w), *x.shape[1:])
         with torch.enable_grad():

@@ -69,7 +69,21 @@ for shape, law in (((2,), data.gm2()), ((1, 8, 8), None)):
                 for solver in (euler_maruyama(*back), stochastic_runge_kutta(*back)):
                     simulate(solver, x0, [0.9, 0.5, 0.1], generator=g)
                 dsm(noising, score, x0, weight="likelihood", sampling="importance", t_min=1e-3, generator=g)
+        known = observe(noising, x0[0], torch.ones(shape).cumsum(-1) < 2)
+        step = resample(project(ancestral(noising, net), known), noising, 2)
+        start = impose(known, noising.prior_sample((6, *shape), generator=g, dtype=x0.dtype), noising.T, generator=g)
+        simulate(then(project(langevin(noising, net), known), step), start, times, generator=g, denoise=True)
+        sees = lambda x: x[..., :1]
+        for term in (
+            measured(noising, sees, sees(x0)),
+            linear_guidance(noising, net, sees, sees(x0), noise_std=0.1, covariance="tweedie"),
+        ):
+            guided(net, term)(x, t)
         if law:
+            y = torch.arange(6) % 3
+            classifier_loss(noising, law.classifier(noising), x0, y, generator=g)
+            guided(net, classifier_score(law.classifier(noising), y))(x, t)
+            law.given([[1.0, 0.0]], [0.3], noise_std=0.1).score_fn(noising)(x, t)
             law.at(noising, 0.5).log_prob(x0)
             as_score(lambda x, t: x, noising, prediction="noise")(x, t)
         cfg = TrainConfig(steps=2, warmup=1, log_every=1)
@@ -88,6 +102,7 @@ for toy in (data.two_moons, data.checkerboard, data.spiral, data.pinwheel):
     toy.log_prob(toy(5, generator=g))
 well = Ito(lambda x, t: x - x**3, lambda t: torch.ones_like(t))
 simulate(euler_maruyama(well.drift, well.diffusion), torch.zeros(3, 1), [0.0, 0.1, 0.2], generator=g)
+mix(grey_basis(), torch.zeros(2, 3, 4, 4))
 print("done")
 """
 
