@@ -249,8 +249,10 @@ def dequantise(
     u = ops.rand(x.numel(), generator=generator, dtype=precise, device=x.device).reshape(x.shape)
     y = (low + (high - low) * ((whole.to(precise) + u) / levels)).to(dtype)
     cell = torch.floor((y.to(precise) - low) / (high - low) * levels)
-    y = torch.where(cell > whole, torch.nextafter(y, torch.full_like(y, -math.inf)), y)
-    return torch.where(cell < whole, torch.nextafter(y, torch.full_like(y, math.inf)), y)
+    nudge = (
+        max(abs(low), abs(high)) * torch.finfo(dtype).eps
+    )  # two roundings of the largest number; next to 0 one would vanish
+    return y + nudge * ((cell < whole).to(dtype) - (cell > whole).to(dtype))
 
 
 def bits_per_dim(
