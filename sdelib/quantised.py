@@ -203,10 +203,9 @@ class Quantised:
         scale, std = (v.to(rows)[:, None, None] for v in (noising.scale(time), noising.std(time)))
         low, high = self.data_range
         h = (high - low) / self.levels
-        at = grid_values(
-            torch.arange(self.levels, device=x.device), self.levels, self.data_range, grid=grid or "centres"
-        )
-        m = (rows[..., None] - scale * at.double()) / std  # (batch, D, levels)
+        each = torch.arange(self.levels, device=x.device)
+        at = grid_values(each, self.levels, self.data_range, grid=grid or "centres", dtype=torch.float64)
+        m = (rows[..., None] - scale * at) / std  # (batch, D, levels)
         if grid is None:
             half = scale * h / (2.0 * std)
             mass = log_mass(m, half.expand_as(m))
