@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdelib import VP, GaussianMixture, divergence, value_and_divergence
+from sdelib import VP, GaussianMixture, divergence, probes, value_and_divergence
 
 
 def _field(shape, generator):
@@ -93,6 +93,76 @@ def test_one_forward_a_call(probe, grad):
     assert calls == [5]
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_many_probes_take_one_forward_and_equal_single_ones(grad, generator):
+    calls = []
+    field = _field((3, 2), generator)
+
+    def fn(x, t):
+        calls.append(len(x))
+        return field(x, t)
+
+    x = torch.randn(4, 3, 2, generator=generator, dtype=torch.float64)
+    t = torch.linspace(0, 1, 4, dtype=torch.float64)
+    v = probes(x, 5, generator=generator)
+    with torch.set_grad_enabled(grad):
+        value, found = value_and_divergence(fn, x, t, probe=v)
+        assert calls == [4]
+        assert found.requires_grad == value.requires_grad == grad
+        alone = torch.stack([divergence(fn, x, t, probe=one) for one in v])
+    assert found.shape == (5, 4)
+    assert torch.equal(found, alone)
+    assert torch.equal(divergence(fn, x, t, probe=v[:1]).detach()[0], alone[0].detach())
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+def test_the_variance_of_an_estimate(kind, generator):
+    """x -> A x with S = (A + A^T)/2: 2 sum_{i != j} S_ij^2 over signs (Hutchinson), 2 sum_ij S_ij^2 over normal numbers.
+
+    By 40,000 probes; the error of such a variance is sqrt((kurtosis - 1)/n), kurtosis below 9 here: 1.5 %, four of them.
+    """
+    n = 40_000
+    A = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    S = 0.5 * (A + A.T)
+    square = S**2 if kind == "gaussian" else (S - torch.diag(S.diagonal())) ** 2
+    x = torch.zeros(n, 6, dtype=torch.float64)
+    found = divergence(
+        lambda x, t: x @ A.T, x, torch.zeros(n), probe=probes(x, kind=kind, generator=generator)[0]
+    ).detach()
+    variance = 2 * float(square.sum())
+    assert float(found.var()) == pytest.approx(variance, rel=0.06)
+    assert float(found.mean()) == pytest.approx(float(A.trace()), abs=4 * (variance / n) ** 0.5)
+    if kind == "rademacher":  # coordinates that do not mix: exact, each time
+        x = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+        exact = divergence(lambda x, t: x**3, x, torch.zeros(5))
+        signs = divergence(lambda x, t: x**3, x, torch.zeros(5), probe=probes(x, 3, generator=generator))
+        torch.testing.assert_close(signs, exact.expand(3, 5), rtol=1e-13, atol=0)
+
+
+def test_probes_have_mean_0_and_covariance_1(generator, untouched):
+    x = torch.zeros(2, 3, 2)
+    for kind in ("rademacher", "gaussian"):
+        v = probes(x, 20_000, kind=kind, generator=generator)
+        assert v.shape == (20_000, 2, 3, 2)
+        flat = v.reshape(20_000, -1)
+        assert float(flat.mean(0).abs().max()) < 5 / 20_000**0.5
+        # 78 different entries, each with an error of 1/sqrt(n), on the diagonal of normal ones sqrt(2/n)
+        assert float((flat.T @ flat / 20_000 - torch.eye(12)).abs().max()) < 5 * (2 / 20_000) ** 0.5
+        again = probes(x, 2, kind=kind, generator=torch.Generator().manual_seed(4))
+        assert torch.equal(again, probes(x, 2, kind=kind, generator=torch.Generator().manual_seed(4)))
+    assert set(probes(x.double(), 3, generator=generator).unique().tolist()) == {-1.0, 1.0}
+    assert probes(x.half(), generator=generator).dtype == torch.float16
+
+
+def test_sixteen_bits_are_added_up_in_32():
+    """3,000 terms of 1.01: bfloat16 itself would stop at 512 or so, or round the sum by 8."""
+    x = torch.ones(1, 3000, dtype=torch.bfloat16)
+    v = probes(x, generator=torch.Generator().manual_seed(0))[0]
+    found = divergence(lambda x, t: 1.0078125 * x, x, torch.zeros(1), probe=v).detach()
+    assert found.dtype == torch.float32
+    assert float(found) == 3000 * 1.0078125
+
+
 @pytest.mark.parametrize("probe", [None, torch.ones(4, 3)])
 def test_constant_fields_have_none(probe):
     """Constant in x with parameters or without: 0, as a zero of x's dtype, and no error from autograd."""
@@ -150,5 +220,14 @@ def test_bad_input():
         divergence(lambda x, t: x, x, t, probe=torch.ones(3))
     with pytest.raises(ValueError, match=r"fn: needs the shape of x, \(2, 3\), got \(2,\)"):
         divergence(lambda x, t: x.sum(1), x, t)
+    for wrong, got in ((torch.ones(4, 2, 2), r"\(4, 2, 2\)"), (torch.ones(2, 3).long(), "torch.int64"), (3.0, "float")):
+        with pytest.raises(ValueError, match=rf"probe: needs the shape of x, .* got {got}"):
+            divergence(lambda x, t: x, x, t, probe=wrong)
+    with pytest.raises(ValueError, match="kind: needs one of 'rademacher', 'gaussian', got 'signs'"):
+        probes(x, kind="signs")
+    with pytest.raises(ValueError, match="n: needs a whole number of probes, at least 1, got 0"):
+        probes(x, 0)
+    with pytest.raises(TypeError, match="x0: needs floating-point data"):
+        probes(x.long())
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
         divergence(lambda x, t: x, x, t)
