@@ -69,6 +69,10 @@ for shape, law in (((2,), data.gm2()), ((1, 8, 8), None)):
                 for solver in (euler_maruyama(*back), stochastic_runge_kutta(*back)):
                     simulate(solver, x0, [0.9, 0.5, 0.1], generator=g)
                 dsm(noising, score, x0, weight="likelihood", sampling="importance", t_min=1e-3, generator=g)
+                for probe in (probes(x0, generator=g)[0], probes(x0, 2, generator=g)):
+                    log_likelihood(noising, score, x0, probe=probe, t_min=0.1, method="euler", n_steps=2)
+            else:
+                variational_bound(noising, score, torch.zeros(x0.shape, dtype=torch.long), generator=g)
         known = observe(noising, x0[0], torch.ones(shape).cumsum(-1) < 2)
         step = resample(project(ancestral(noising, net), known), noising, 2)
         start = impose(known, noising.prior_sample((6, *shape), generator=g, dtype=x0.dtype), noising.T, generator=g)
@@ -100,6 +104,12 @@ net_logits(Classifier(**tiny, time_channels=8), VE())(x, t)
 affine_law(ancestral(VP(), data.g1().score_fn(VP())), Gaussian(0.0, 1.0), time_grid(5, t_min=1e-3))
 for toy in (data.two_moons, data.checkerboard, data.spiral, data.pinwheel):
     toy.log_prob(toy(5, generator=g))
+integers = Quantised([1.0, 2.0], torch.rand(2, 2, 3, generator=g))
+y = dequantise(integers.sample(4, generator=g), levels=3, generator=g)
+found = log_likelihood(VP(), integers.score_fn(VP()), y, t_min=0.1, rtol=1e-2, atol=1e-2)
+bits_per_dim(found.log_prob, 2, levels=3)
+integers.log_density_fn(VP())(y, torch.ones(4)) + integers.log_density(y)
+integers.log_prob(integers.sample(4))
 well = Ito(lambda x, t: x - x**3, lambda t: torch.ones_like(t))
 simulate(euler_maruyama(well.drift, well.diffusion), torch.zeros(3, 1), [0.0, 0.1, 0.2], generator=g)
 mix(grey_basis(), torch.zeros(2, 3, 4, 4))
