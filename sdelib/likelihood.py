@@ -83,7 +83,8 @@ def log_likelihood(
     blurred by std(t_min). Where the data's law is sharper than that, at a jump or on a thin set, choose ``t_min`` smaller.
 
     The solver keeps the error of x and that of the integral within the tolerances, for the worst item: see :func:`~sdelib.flow`.
-    State and integral are added up in float64, the score sees x0's dtype. P probes stay the same all along the solve, give P
+    State and integral are added up in float64, the score sees x0's dtype: with 16 bits take tolerances of 1e-2, for below that a
+    solver only finds the roundings of x. P probes stay the same all along the solve, give P
     integrals, and cost one forward and P backward passes an evaluation; the integral's error is then the root mean square over
     the probes, which bounds the error of their mean.
 

@@ -51,10 +51,10 @@ def draw(law, n, generator):
 @pytest.mark.parametrize("law", [make() for make in LAWS.values()], ids=LAWS)
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_with_the_prior_p_T_it_is_the_exact_density(sde, law, generator):
-    """At tolerance 1e-7 the worst of all: measured 1.5e-5 nats, on the mixture, where the flow parts points between modes."""
+    """At tolerance 1e-7 the worst of all 18 pairs errs by 1.5e-6 nats, some 15 tolerances over the path."""
     x = draw(law, 20, generator)
     found = log_likelihood(sde, law.score_fn(sde), x, prior=law.at(sde, sde.T).log_prob, **tolerance(1e-7))
-    torch.testing.assert_close(found.log_prob, law.at(sde, 1e-5).log_prob(x), rtol=0, atol=5e-5)
+    torch.testing.assert_close(found.log_prob, law.at(sde, 1e-5).log_prob(x), rtol=0, atol=5e-6)
     assert torch.equal(found.stderr, torch.zeros(20, dtype=f64))
 
 
@@ -70,7 +70,7 @@ def test_the_priors_share_is_known(sde, worst):
     s = sde.prior_std
     prior = -0.5 * mapped**2 / s**2 - 0.5 * math.log(2 * math.pi * s * s)
     found = log_likelihood(sde, law.score_fn(sde), x, **tolerance(1e-8))
-    torch.testing.assert_close(found.log_prob, (exact - p_T + prior)[:, 0], rtol=0, atol=1e-6)  # measured 2e-7
+    torch.testing.assert_close(found.log_prob, (exact - p_T + prior)[:, 0], rtol=0, atol=1e-6)  # measured 8e-8
     torch.testing.assert_close(found.latent, mapped, rtol=1e-6, atol=1e-6)
     assert float((prior - p_T).abs().max()) == pytest.approx(worst, rel=0.02)
 
@@ -139,9 +139,9 @@ def test_an_ito_with_a_prior():
         log_likelihood(sde, score, x)
 
 
-@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-3), (torch.float32, 1e-3), (torch.float16, 0.05)])
+@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-3), (torch.float32, 1e-3), (torch.float16, 0.15)])
 def test_every_dtype(dtype, atol, generator):
-    """The integral is summed in float64; what float16's steps of 1e-3 do to the score stays: measured 0.01 nats."""
+    """The integral is summed in float64; float32 errs by 3e-4 nats at tolerance 1e-5, float16 by 0.05 at 1e-2."""
     law, sde = gm2(), VP()
     x = draw(law, 20, generator).to(dtype)
     tol = tolerance(1e-2 if dtype == torch.float16 else 1e-5)
@@ -163,7 +163,7 @@ def test_images_and_points_take_the_same_path(generator):
 
 
 def test_many_dimensions():
-    """N(0, 4 I) on 3 x 8 x 8 under VP in float32: known density; -8e2 nats, within 2e-6 of it each dimension."""
+    """N(0, 4 I) on 3 x 8 x 8 under VP in float32: about -400 nats, measured within a millionth."""
     sde = VP()
     score = lambda x, t: -x / (4 * sde.scale(t) ** 2 + sde.std(t) ** 2)[:, None, None, None]
     x = 2 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -172,7 +172,7 @@ def test_many_dimensions():
     last = 4 * float(sde.scale(1.0)) ** 2 + float(sde.std(1.0)) ** 2
     found = log_likelihood(sde, score, x, probe=v, prior=lambda x: law(x, last))
     truth = law(x, 4 * float(sde.scale(1e-5)) ** 2 + float(sde.std(1e-5)) ** 2)
-    # signs are exact here, for no coordinate mixes with another; rtol 1e-5 of 800 nats bounds a step's error
+    # signs are exact here, for no coordinate mixes with another; a step may err by rtol = 1e-5 of the integral
     torch.testing.assert_close(found.log_prob.double(), truth, rtol=2e-6, atol=0)
     assert float(found.stderr.max()) < 1e-3
 
@@ -265,8 +265,9 @@ def test_many_probes_are_the_mean_of_single_ones(generator):
 
 @pytest.mark.parametrize("tol", [1e-4, 1e-6])
 def test_neighbours_do_not_make_an_item_err_more(tol, generator):
-    """Alone, among 60, and among 60 and a point 15 stds away: every item's log p errs by at most 100 tolerances (measured 17),
-    so two companies move it by at most 200."""
+    """Alone, among 60, and among 60 and a point 15 stds away: every item's log p errs by at most 30 tolerances (measured 12.3),
+    so two companies move it by at most 60.
+    """
     law, sde = gm2(), VP()
     x = draw(law, 60, generator)
     run = lambda x: (
@@ -278,7 +279,7 @@ def test_neighbours_do_not_make_an_item_err_more(tol, generator):
     far = run(torch.cat([x, torch.tensor([[15.0, -15.0]], dtype=f64)]))[:60]
     alone = torch.cat([run(item[None]) for item in x[:4]])
     for found in (run(x), far, alone):
-        assert float((found - truth[: len(found)]).abs().max()) < 100 * tol
+        assert float((found - truth[: len(found)]).abs().max()) < 30 * tol
 
 
 # --- integers -----------------------------------------------------------------------------------------------------------
@@ -359,8 +360,8 @@ def test_bits_per_dim_average_to_the_entropy(sde, data_range, levels):
     """With the exact score and prior: over all integers and their cells, by midpoints, the mean is H / (D ln 2) up to
 
     - the blur std(t_min) of the cells' edges, a share std/h of each cell: std is 1e-4 for VE and VP at most 1e-4, h at least 0.2,
-      and midpoints lie a sixteenth of h inside: below rounding;
-    - the solver's tolerance of 1e-6, and 20 times that between modes. Measured 3e-6 bits at most.
+      and midpoints lie an eighth of h inside: below rounding;
+    - the solver's tolerance of 1e-6, and 20 times that between modes. Measured 2e-6 bits on average, 4.4e-5 at the worst point.
     """
     law = two_integers(levels, data_range)
     y, weight = every_cell(law, points=4)
@@ -368,7 +369,7 @@ def test_bits_per_dim_average_to_the_entropy(sde, data_range, levels):
     t_min = 0.0 if isinstance(sde, VE) else 1e-7
     found = log_likelihood(sde, law.score_fn(sde), y, prior=end, t_min=t_min, **tolerance(1e-6))
     bits = bits_per_dim(found.log_prob, 2, levels=levels, data_range=data_range)
-    assert float((weight * bits).sum()) == pytest.approx(law.entropy() / (2 * math.log(2)), abs=2e-5)
+    assert float((weight * bits).sum()) == pytest.approx(law.entropy() / (2 * math.log(2)), abs=1e-5)
     exact = -law.log_density(y) / (2 * math.log(2)) + math.log2(levels / (data_range[1] - data_range[0]))
     torch.testing.assert_close(bits, exact, rtol=0, atol=2e-4)
 
