@@ -46,8 +46,9 @@ def test_a_quick_run_has_the_records_form(tmp_path):
         assert len(pair["by_pixel"]) == len(pair["by_axis"]) == 64
         assert len(pair["scores"]) == len(ch12_codes.TIMES)
         assert len(pair["read"]) == ch12_codes.FIRST
-    for name, rows in kept.data["course"].items():
-        assert [row["step"] for row in rows] == [*ch12_codes.KEPT, ch12_codes.STEPS[name.split()[0]]]
+    for name in ("unet 2", "patches 1"):  # one of each architecture is followed
+        steps = [row["step"] for row in kept.data["course"][name]]
+        assert steps == [*ch12_codes.KEPT, ch12_codes.STEPS[name.split()[0]]]
 
 
 def test_the_committed_record_is_this_scripts():
