@@ -153,7 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     started, busy = time.time(), time.process_time()
     cfg = replace(RUN, steps=4, log_every=2) if quick else RUN
-    n, seeds, many, few = (20, SEEDS[:2], 4, 2) if quick else (JUDGED, SEEDS, 300, 60)
+    n, seeds, many, few = (20, SEEDS[:2], 3, 2) if quick else (JUDGED, SEEDS, 300, 60)
+    t_mins, tolerances, usual = (T_MINS[-1:], [0.1], 0.1) if quick else (T_MINS, TOLERANCES, TOLERANCE)
 
     table = cells()
     entropy = float(-(table * table.log()).sum()) / (2 * math.log(2))
@@ -174,17 +175,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     k = data.digits(data_range=(0.0, 16.0), split="test").images[:many]
     for key, (sde, score, data_range) in networks().items():
-        bits, nfe = judge_digits(sde, score, k, data_range)
+        bits, nfe = judge_digits(sde, score, k, data_range, tolerance=usual)
         found["digits"][key] = {"bits": bits.tolist(), "nfe": nfe}
         print(
             f"digits {key}: {float(bits.mean()):.4f}, {nfe} evaluations, {time.process_time() - busy:.0f} s", flush=True
         )
         if key in ("vp", "integers"):
-            found["t_min"][key] = [judge_digits(sde, score, k[:few], data_range, t_min=t)[0].tolist() for t in T_MINS]
+            found["t_min"][key] = [
+                judge_digits(sde, score, k[:few], data_range, t_min=t, tolerance=usual)[0].tolist() for t in t_mins
+            ]
         if key == "vp":
             found["tolerance"][key] = [
                 judge_digits(sde, score, k[:few], data_range, tolerance=tolerance)[0].tolist()
-                for tolerance in TOLERANCES
+                for tolerance in tolerances
             ]
 
     path = recorded.write(
