@@ -169,7 +169,7 @@ class GaussianMixture:
 
     @property
     def cov(self) -> Tensor:
-        """The covariance of the whole law, (D, D): within the components and between them."""
+        """The covariance of the whole law, (D, D), within the components and between them."""
         gaps = self.means - self.mean
         return torch.einsum("k,kde->de", self.weights, self.covs + gaps[:, :, None] * gaps[:, None])
 

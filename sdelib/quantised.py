@@ -143,7 +143,7 @@ class Quantised:
         return total - float(torch.special.xlogy(p, p).sum())
 
     def values(self, x: Tensor, *, grid: str = "centres", dtype: torch.dtype | None = None) -> Data:
-        """Integers as undequantised numbers in data_range: see :func:`grid_values` for the two grids.
+        """Integers as undequantised numbers in data_range: see :func:`~sdelib.quantised.grid_values` for the two grids.
 
         Raises:
             ValueError: if ``x`` does not fit or for another ``grid``.
@@ -182,7 +182,7 @@ class Quantised:
         Args:
             noising: an SDE or a chain.
             grid: ``None`` for the dequantised law. "ends" or "centres" for data that are *not* dequantised, points on that grid
-                (:func:`grid_values`).
+                (:func:`~sdelib.quantised.grid_values`).
 
         Raises:
             ValueError: for another ``grid``.
