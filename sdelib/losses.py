@@ -193,6 +193,7 @@ def sliced(
     """
     _check_points(x, t)
     probe = ops.randn_like(x, generator) if probe is None else probe
+    ops.check_like(probe, x, "probe")  # one an item: the divergence would take several
     value, trace = value_and_divergence(score, x, t, probe=probe)
     square = ops.sum_items(value**2) if variance_reduced else ops.sum_items(value * probe) ** 2
     return trace + 0.5 * square
