@@ -110,10 +110,13 @@ def bugs(mend: Callable[[float, int, float, float, str], float]) -> str:
         for bug, value in truth.items():
             asked = f'mend({figure}, {levels}, {low}, {high}, "{bug}")'
             near(asked, mend(figure, levels, low, high, bug), value, rtol=1e-9, traps=traps[bug])
-    return "Whole bits give themselves away; nats and noise do not."
+    return "A wrong offset shifts every figure by the same amount; nats for bits stretch them."
 
 
-@grader("ex-11-price", "price(sde, t_min): nats of the bound for each unit of squared error of the predicted noise")
+@grader(
+    "ex-11-price",
+    "price(sde, t_min): nats of the bound for each unit of squared distance from the best guess of the noise",
+)
 def price(price: Callable[[SDE, float], float]) -> str:
     """Half of the rise of log(std^2/scale^2)."""
     for sde, t_min in ((VP(), 1e-3), (SubVP(), 1e-2), (VE(), 1e-5)):
