@@ -137,7 +137,6 @@ def cases(generator: torch.Generator) -> list[tuple[str, nn.Module, tuple[int, .
         ("points, 1 probe", point, (1_000, 2), 9, False),
         ("digits, 1 probe", small, (1, 1, 8, 8), 7, False),
         ("digits, 1 probe", small, (32, 1, 8, 8), 3, False),
-        ("digits, exact", small, (4, 1, 8, 8), 2, True),
     ]
 
 
