@@ -23,3 +23,13 @@ def untouched() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "something drew from the global random stream"
+
+
+@pytest.fixture
+def as_a_script() -> Iterator[None]:
+    """Single precision, as where a recording script runs; afterwards what it or ``main`` set is as before."""
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+    torch.set_num_threads(threads)

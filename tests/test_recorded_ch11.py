@@ -1,28 +1,16 @@
 """The scripts behind chapter 11's records run, write the form that the chapter reads, and the committed records are theirs."""
 
 import math
-import sys
 from dataclasses import asdict
 
-import pytest
-import torch
-
-from sdelib import recorded
-from tests.book.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools" / "recorded"))
 import ch11_bound
 import ch11_digits
 import ch11_likelihood
+import pytest
 
+from sdelib import recorded
 
-@pytest.fixture(autouse=True)
-def single_precision():
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_a_script")  # main() sets the number of threads
 
 
 def as_stored(cfg):

@@ -1,29 +1,19 @@
 """Chapter 12's networks: the script runs, its record has the form that the chapter reads, and the committed one came from it."""
 
 import json
-import sys
 from itertools import combinations
 
+import ch12_codes
 import pytest
 import torch
 
 from sdelib import VP, Gaussian, data, flow, net_score, recorded
 from sdelib.models import ddpmpp
-from tests.book.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools" / "recorded"))
-import ch12_codes
 
 NETWORKS = ["unet 1", "unet 2", "patches 1", "patches 2"]
 
 
-@pytest.fixture(autouse=True)
-def single_precision():
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_a_script")  # main() sets the number of threads
 
 
 def scores(record):

@@ -1,27 +1,16 @@
 """The script behind chapter 13's record runs, writes the form that the chapter reads, and the committed record is its own."""
 
-import sys
-
+import ch13_control
 import pytest
 import torch
 
 from sdelib import VP, data, net_logits, net_score, recorded
 from sdelib.models import Classifier, ddpmpp
-from tests.book.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools" / "recorded"))
-import ch13_control
 
 WAYS = {"replacement", "corrected", "resampled", "guided", "y(t)", "mixture"}
 
 
-@pytest.fixture(autouse=True)
-def single_precision():
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_a_script")  # main() sets the number of threads
 
 
 def forms(record):

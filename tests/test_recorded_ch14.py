@@ -1,11 +1,10 @@
 """Chapter 14's ablation: the script runs, its record has the form that the chapter reads, and the committed one came from it."""
 
-import importlib.util
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 
+import ch14_ablation as script
 import pytest
 import torch
 
@@ -15,21 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tools" / "recorded" / "ch14_ablation.py"
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("ch14_ablation", SCRIPT)
-    module = sys.modules["ch14_ablation"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["ch14_ablation"]
+pytestmark = pytest.mark.usefixtures("as_a_script")  # main() sets the number of threads
 
 
-def test_a_quick_run_has_the_records_form(script, tmp_path, capsys):
-    threads = torch.get_num_threads()
-    try:
-        assert script.main(["--quick", "--where", str(tmp_path)]) == 0
-    finally:
-        torch.set_num_threads(threads)
+def test_a_quick_run_has_the_records_form(tmp_path, capsys):
+    assert script.main(["--quick", "--where", str(tmp_path)]) == 0
     assert "wrote" in capsys.readouterr().out
     quick, kept = (
         recorded.read(script.NAME, where=tmp_path),
@@ -53,7 +42,7 @@ def test_a_quick_run_has_the_records_form(script, tmp_path, capsys):
     }
 
 
-def test_the_committed_record_is_this_scripts(script):
+def test_the_committed_record_is_this_scripts():
     kept = recorded.read(script.NAME, where=ROOT / "book" / "recorded")
     manifest, config = kept.manifest, kept.manifest["config"]
     assert manifest["script"] == str(SCRIPT.relative_to(ROOT))
@@ -68,7 +57,7 @@ def test_the_committed_record_is_this_scripts(script):
         kept.load(score.net, row)
 
 
-def test_times_fill_their_bands_evenly(script):
+def test_times_fill_their_bands_evenly():
     setting = script.settings()["ve"]
     times, noises = script.common(setting, draws=1)
     edges = torch.linspace(script.T_MIN, 1.0, script.BANDS + 1)
@@ -78,7 +67,7 @@ def test_times_fill_their_bands_evenly(script):
         assert len(place.unique()) >= 297  # one in each of 300 cells, but for rounding at their edges
 
 
-def test_the_yardstick_is_the_normal_laws_score(script):
+def test_the_yardstick_is_the_normal_laws_score():
     """The best linear score beside Gaussian.score_fn, and the loss of a law on its own samples beside the closed form."""
     setting = script.settings()["vp"]
     score = script.gaussian(setting)
@@ -94,7 +83,7 @@ def test_the_yardstick_is_the_normal_laws_score(script):
     )  # two routes in float64, conditioned by 1e-6
 
 
-def test_quick_does_not_overwrite_the_record(script, capsys):
+def test_quick_does_not_overwrite_the_record(capsys):
     with pytest.raises(SystemExit):
         script.main(["--quick"])
     assert "--quick needs --where" in capsys.readouterr().err

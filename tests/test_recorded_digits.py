@@ -1,28 +1,17 @@
 """The scripts behind chapter 9's records run, write the form that the chapter reads, and the committed records are theirs."""
 
-import sys
-
+import ch09_digits
+import digits_nets
 import pytest
 import torch
 
 from sdelib import VE, VP, data, net_score, recorded
 from sdelib.models import ddpmpp, ncsnpp
-from tests.book.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools" / "recorded"))
-import ch09_digits
-import digits_nets
 
 CELLS = {f"{p} {c}" for p in ("ancestral", "reverse", "flow") for c in ("P", "P2", "PC")} | {"C2"}
 
 
-@pytest.fixture(autouse=True)
-def single_precision():
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_a_script")  # main() sets the number of threads
 
 
 def scores(record):
